@@ -10,6 +10,7 @@ from alembic.script import ScriptDirectory
 
 from apdb import Database
 from apdb.errors import BadQuery, SchemaMismatch
+from apdb.operate.archive_notes import note_missing
 from apdb.schema.setup import finish_schema
 
 __all__ = ["migrate", "pending"]
@@ -71,3 +72,6 @@ def migrate(uri: str, revision: str = "head") -> None:
     if revision == "head":
         with Database(uri).session() as connection:
             finish_schema(connection)
+            note_missing(
+                connection
+            )  # of months that older versions archived; what cannot be read now, `renew` tries again

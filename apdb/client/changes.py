@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import astropy.time
@@ -18,7 +18,7 @@ from apdb.replication import taken_back, update_records
 from apdb.replication.replica import store_update_records
 from apdb.visit import changes
 from apdb.visit.corrected import of_moved, of_withdrawn
-from apdb.visit.renewal import newest_versions, renew
+from apdb.visit.renewal import Renewal, newest_versions, renew
 from apdb.visit.take_back import withdraw_forced_of
 
 __all__ = ["ClientChanges"]
@@ -34,7 +34,12 @@ class ClientChanges(ClientBase):
         increment_nDiaSources: bool = True,
         decrement_nDiaSources: bool = True,
     ) -> None:
-        """Move DiaSources to other DiaObjects and keep the counts of the open versions right.
+        """Move DiaSources to other DiaObjects; both are made anew from the sources that they have then.
+
+        Parameters
+        ----------
+        increment_nDiaSources, decrement_nDiaSources
+            False leaves the objects that get sources, or those that lose them, as they are.
 
         Raises
         ------
@@ -47,23 +52,23 @@ class ClientChanges(ClientBase):
             owners = changes.objects_of_sources(connection, targets)
             if missing := targets.keys() - owners.keys():
                 raise LookupError(f"Some source IDs are missing from DiaSource table: {sorted(missing)}")
-            former = Counter(owner for owner in owners.values() if owner is not None)
-            objects = changes.positions_and_counts(connection, set(targets.values()) | set(former))
+            former = _valid(connection, owners)
+            losing = {o for o in former.values() if o is not None}
+            objects = changes.positions_and_counts(connection, losing | set(targets.values()))
             if missing := set(targets.values()) - objects.keys():
                 raise LookupError(f"Some object IDs are missing from DiaObject table: {sorted(missing)}")
             changes.reassign_sources(connection, targets, to_solar_system=False, mjd_tai=0.0)
-            moved = {s: (owners[s] or 0, target) for s, target in targets.items()}
+            moved = {s: (owner or 0, targets[s]) for s, owner in former.items()}
             now_mjd = float(self._current_time().tai.mjd)
             corrections.add(connection, of_moved(connection, moved), "source reassigned", now_mjd)
             steps: Counter[int] = Counter()
             if increment_nDiaSources:
-                steps.update(targets.values())
+                steps.update(targets[s] for s in former)
             if decrement_nDiaSources:
-                steps.subtract(former)
-            recounted = changes.add_to_counts(connection, Counter({k: n for k, n in steps.items() if k in objects}))
-            self._send(connection, update_records.reassigned(idMap) + update_records.recounted(recounted, objects))
+                steps.subtract(o for o in former.values() if o is not None)
+            self._follow(connection, steps, objects, update_records.reassigned(idMap))
 
-        self._transactions.run(work)
+        self._transactions.run(work, repeatable=True)
 
     def setValidityEnd(
         self, objects: list[DiaObjectId], validityEnd: astropy.time.Time, raise_on_missing_id: bool = False
@@ -93,7 +98,9 @@ class ClientChanges(ClientBase):
         self.metadata.set(DEDUP_KEY, json.dumps({"dedup_time_iso_tai": time.tai.to_value("iso")}), force=True)
 
     def reassignDiaSources(self, idMap: Mapping[int, int]) -> None:
-        """Move DiaSources to solar-system objects: their diaObjectId becomes NULL, and the objects' counts go down.
+        """Move DiaSources to solar-system objects: their diaObjectId becomes NULL.
+
+        The objects that they had are made anew from the sources that they have left; those without any are closed.
 
         Raises
         ------
@@ -108,20 +115,16 @@ class ClientChanges(ClientBase):
             if missing := targets.keys() - owners.keys():
                 listed = ",".join(map(str, sorted(missing)))
                 raise ValueError(f"Following DiaSource IDs do not exist in the database: {listed}")
-            former = Counter(owner for owner in owners.values() if owner is not None)
-            objects = changes.positions_and_counts(connection, former)
+            former = _valid(connection, owners)
+            steps = Counter(o for o in former.values() if o is not None)
+            objects = changes.positions_and_counts(connection, steps)
             changes.reassign_sources(connection, targets, to_solar_system=True, mjd_tai=now_mjd)
-            moved = {s: (owners[s] or 0, 0) for s in targets}
+            moved = {s: (owner or 0, 0) for s, owner in former.items()}
             corrections.add(connection, of_moved(connection, moved), "a solar-system body", now_mjd)
-            recounted = changes.add_to_counts(connection, Counter({k: -n for k, n in former.items() if k in objects}))
-            if self.config.enable_replica:
-                self._send(
-                    connection,
-                    update_records.moved_to_bodies(connection, targets, now_mjd)
-                    + update_records.recounted(recounted, objects),
-                )
+            told = update_records.moved_to_bodies(connection, targets, now_mjd) if self.config.enable_replica else []
+            self._follow(connection, Counter({k: -n for k, n in steps.items()}), objects, told)
 
-        self._transactions.run(work)
+        self._transactions.run(work, repeatable=True)
 
     def withdrawDiaSources(
         self, diaSourceIds: Iterable[DiaSourceId], *, timeWithdrawn: astropy.time.Time | None = None
@@ -177,18 +180,42 @@ class ClientChanges(ClientBase):
 
         self._transactions.run(work, repeatable=True)  # a visit that is stored meanwhile renews the same objects
 
-    def _renew(self, connection: psycopg.Connection[Any], lost: Mapping[int, int], *, close: bool) -> None:
-        """Make objects that lost so many sources anew; with `close`, those without any left are closed."""
+    def _follow(
+        self,
+        connection: psycopg.Connection[Any],
+        steps: Counter[int],
+        before: Mapping[int, tuple[float, float, int]],
+        told: list[update_records.Change],
+    ) -> None:
+        """Make objects anew whose sources were reassigned, and send records of that and of the counts that are others now.
+
+        Parameters
+        ----------
+        steps
+            By how many sources each object has more, which counts where a schema lacks what objects are made of.
+        before
+            Their positions and counts (`changes.positions_and_counts`); others are left as they are.
+        """
+        own = [k for k in steps if k in before]
+        renewal = self._renew(connection, own, close=True)
+        done = {*renewal.objects, *renewal.closed}
+        changes.add_to_counts(connection, Counter({k: n for k, n in steps.items() if k in before and k not in done}))
+        after = changes.positions_and_counts(connection, own)
+        recounted = {k: new[2] - before[k][2] for k, new in after.items() if new[2] != before[k][2]}
+        self._send(connection, told + update_records.recounted(recounted, before))
+
+    def _renew(self, connection: psycopg.Connection[Any], objects: Collection[int], *, close: bool) -> Renewal:
+        """Make objects that lost or got sources anew; with `close`, those without any left are closed."""
         now, schema = self._current_time(), self._published
-        versions = newest_versions(connection, schema, lost)
-        change = {k: -n for k, n in lost.items()}
-        renewal = renew(connection, schema, versions, float(now.tai.mjd), change=change, close=close)
+        versions = newest_versions(connection, schema, objects)
+        renewal = renew(connection, schema, versions, float(now.tai.mjd), close=close)
         left = withdraw_forced_of(connection, schema, renewal.closed, float(now.tai.mjd))
         if self.config.enable_replica:
             chunk = ReplicaChunk.make_replica_chunk(now, self.config.replica_chunk_seconds)
             taken_back.tell(connection, chunk, left.iloc[:0].assign(diaSourceId=0), left, {})
             taken_back.tell_versions(connection, chunk, renewal.objects)
             taken_back.tell_ended(connection, chunk, renewal.closed)
+        return renewal
 
     def _send(self, connection: psycopg.Connection[Any], records: list[update_records.Change]) -> None:
         """Enter update records in this transaction, where replication is on."""
@@ -209,11 +236,17 @@ class ClientChanges(ClientBase):
         self._transactions.run(lambda c: store_update_records(c, records, chunk))
 
 
-def _owners(connection: psycopg.Connection[Any], table: str, keys: list[Any]) -> dict[int, int]:
-    """Return the objects of rows that are about to be withdrawn, with the number of sources that each will lose."""
+def _owners(connection: psycopg.Connection[Any], table: str, keys: list[Any]) -> set[int]:
+    """Return the objects of rows that are about to be withdrawn."""
     if table == "DiaForcedSource":
-        return dict.fromkeys([key[0] for key in keys], 0)
-    return dict(Counter(o for o in changes.objects_of_sources(connection, keys).values() if o is not None))
+        return {key[0] for key in keys}
+    return {o for o in changes.objects_of_sources(connection, keys).values() if o is not None}
+
+
+def _valid(connection: psycopg.Connection[Any], owners: Mapping[int, int | None]) -> dict[int, int | None]:
+    """Return those of sources (with their objects) that are not withdrawn."""
+    withdrawn_mjd = changes.sources_withdrawn_at(connection, owners)
+    return {source: owner for source, owner in owners.items() if withdrawn_mjd[source] is None}
 
 
 def _retracted(connection: psycopg.Connection[Any], ids: list[int]) -> pd.DataFrame:

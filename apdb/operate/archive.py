@@ -32,6 +32,7 @@ __all__ = [
     "drop_archived",
     "is_attached",
     "month_alone",
+    "note_table",
     "old_partitions",
     "read_archived",
     "sort_key",
@@ -55,6 +56,7 @@ class Archived:
     state: str
     generation: int = 1
     relation: str | None = None
+    noted: bool = True  # what of each object lies in it (of a month of DiaSource)
 
 
 def old_partitions(connection: psycopg.Connection[Any], before_mjd: float) -> list[Partition]:
@@ -66,8 +68,8 @@ def old_partitions(connection: psycopg.Connection[Any], before_mjd: float) -> li
 def archived(connection: psycopg.Connection[Any], partition: str | None = None) -> list[Archived]:
     """Return what is archived and not restored (of one month, or all) in order of table, time and generation."""
     rows = connection.execute(
-        'SELECT partition, "tableName", "beginMjdTai", "endMjdTai", file, rows, checksum, state, generation, relation '
-        "FROM \"ApdbArchive\" WHERE state <> 'restored' AND (%(p)s::text IS NULL OR partition = %(p)s) "
+        'SELECT partition, "tableName", "beginMjdTai", "endMjdTai", file, rows, checksum, state, generation, relation, '
+        "noted OR \"tableName\" <> 'DiaSource' FROM \"ApdbArchive\" WHERE state <> 'restored' AND (%(p)s::text IS NULL OR partition = %(p)s) "
         'ORDER BY "tableName", "beginMjdTai", generation',
         {"p": partition},
     ).fetchall()
@@ -143,6 +145,7 @@ def archive_partition(
         file, rows, checksum = _write(
             connection, partition, name if attached else relation, store, generation, progress
         )
+        note_table(connection, table, name, name if attached else relation)
         if attached:
             lock_partitions(connection)
             parent, own, kept = (sql.Identifier(n) for n in (table, name, relation))
@@ -152,10 +155,22 @@ def archive_partition(
         item = Archived(name, table, *bounds, file, rows, checksum, DETACHED, generation, relation)
         connection.execute(
             'INSERT INTO "ApdbArchive" (partition, "tableName", "beginMjdTai", "endMjdTai", file, rows, checksum, state, '
-            "generation, relation) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+            "generation, relation, noted) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
             tuple(vars(item).values()),
         )
     return item
+
+
+def note_table(connection: psycopg.Connection[Any], table: str, partition: str, source: str) -> None:
+    """Note what of each object lies in a month of DiaSource (`source`: the table that holds its rows)."""
+    if table != "DiaSource":
+        return
+    query = sql.SQL(
+        'INSERT INTO "ArchivedSources" (partition, "diaObjectId", count, "firstMjdTai", "lastMjdTai") SELECT %s, "diaObjectId", '
+        'count(*), min("midpointMjdTai"), max("midpointMjdTai") FROM {} WHERE "diaObjectId" IS NOT NULL AND '
+        '"timeWithdrawnMjdTai" IS NULL GROUP BY 2 ORDER BY 2'
+    )
+    connection.execute(query.format(sql.Identifier(source)), (partition,))
 
 
 def _gather(connection: psycopg.Connection[Any], partition: Partition, relation: str) -> None:

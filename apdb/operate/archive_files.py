@@ -114,8 +114,8 @@ def check_file(file: str, checksum: str, partition: str) -> None:
         raise ApdbError(f"{file} is not the file that was written for {partition}: its checksum differs")
 
 
-def read_frames(file: str) -> Iterator[pd.DataFrame]:
-    """Yield the rows of a file in frames with nullable types."""
+def read_frames(file: str, columns: list[str] | None = None) -> Iterator[pd.DataFrame]:
+    """Yield the rows of a file (all columns, or some) in frames with nullable types."""
     types = {
         pa.int64(): pd.Int64Dtype(),
         pa.int32(): pd.Int32Dtype(),
@@ -123,5 +123,5 @@ def read_frames(file: str) -> Iterator[pd.DataFrame]:
         pa.bool_(): pd.BooleanDtype(),
     }
     with fsspec.open(file, "rb") as opened:
-        for batch in pq.ParquetFile(opened).iter_batches(_BATCH_ROWS):
+        for batch in pq.ParquetFile(opened).iter_batches(_BATCH_ROWS, columns=columns):
             yield batch.to_pandas(types_mapper=types.get)

@@ -62,6 +62,7 @@ def restore_partition(
         connection.execute(
             "UPDATE \"ApdbArchive\" SET state = 'restored', relation = NULL WHERE partition = %s", (item.partition,)
         )
+        connection.execute('DELETE FROM "ArchivedSources" WHERE partition = %s', (item.partition,))
         return int(count)
 
 

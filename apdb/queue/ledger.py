@@ -8,7 +8,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from apdb.database import Database
-from apdb.errors import LeaseLost, NotFound, VisitRunning
+from apdb.errors import LeaseLost, VisitRunning
 from apdb.queue.claims import Claim, Patience, give_back_lost, take_next
 from apdb.queue.entries import RELEASES, RUNNING, Entry, enter
 from apdb.queue.states import VisitState
@@ -76,21 +76,24 @@ class Ledger:
                 raise entered.error or AssertionError("neither entered nor refused")
             return entered.row, entered.new
 
-    def withdraw(self, connection: psycopg.Connection[Any], visit: int, detector: int) -> None:
+    def withdraw(
+        self, connection: psycopg.Connection[Any], visit: int, detector: int
+    ) -> tuple[str, float | None] | None:
         """Note within the caller's transaction that a visit is taken back; one that waits is not processed.
+
+        Returns the state in which it was and its midpoint (MJD, TAI), None when it was never queued.
 
         Raises
         ------
-        NotFound
-            It never came.
         VisitRunning
             It is being processed.
         """
         row = connection.execute(
-            'SELECT state FROM "VisitLedger" WHERE visit = %s AND detector = %s FOR UPDATE', (visit, detector)
+            'SELECT state, "midpointMjdTai" FROM "VisitLedger" WHERE visit = %s AND detector = %s FOR UPDATE',
+            (visit, detector),
         ).fetchone()
         if row is None:
-            raise NotFound("it never came", visit=visit, detector=detector)
+            return None
         if row[0] == VisitState.RUNNING:
             raise VisitRunning(RUNNING, visit=visit, detector=detector)
         connection.execute(
@@ -98,6 +101,7 @@ class Ledger:
             "now() WHERE visit = %s AND detector = %s",
             (VisitState.WITHDRAWN, visit, detector),
         )
+        return str(row[0]), row[1]
 
     def get(self, visit: int, detector: int) -> dict[str, Any] | None:
         """Return the row of a visit, None when it never came."""

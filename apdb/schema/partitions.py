@@ -28,6 +28,7 @@ __all__ = [
     "archived_months",
     "attach",
     "ensure_months",
+    "is_archived",
     "lock_partitions",
     "missing_months",
     "mjd_of",
@@ -114,13 +115,22 @@ def refuse_archived(connection: psycopg.Connection[Any], days_mjd: Iterable[floa
     ApdbError
         A month is in the archive: the message names what to restore.
     """
-    labels = {month_bounds(mjd)[0] for mjd in days_mjd if _SANE[0] <= mjd <= _SANE[1]}
-    gone = sorted({f"{t}_{label}" for t in PARTITIONED for label in labels} & archived_months(connection))
+    gone = sorted(_archived_among(connection, days_mjd))
     if gone:
         commands = " and ".join(f"'alertprod apdb restore {name}'" for name in gone)
         raise ApdbError(
             f"what is stored of that month is in the archive, where it cannot be replaced: run {commands} first"
         )
+
+
+def is_archived(connection: psycopg.Connection[Any], days_mjd: Iterable[float]) -> bool:
+    """Return whether a month of some times is in the archive."""
+    return bool(_archived_among(connection, days_mjd))
+
+
+def _archived_among(connection: psycopg.Connection[Any], days_mjd: Iterable[float]) -> set[str]:
+    labels = {month_bounds(mjd)[0] for mjd in days_mjd if _SANE[0] <= mjd <= _SANE[1]}
+    return {f"{t}_{label}" for t in PARTITIONED for label in labels} & archived_months(connection)
 
 
 def waiting_months(connection: psycopg.Connection[Any]) -> list["Partition"]:

@@ -268,7 +268,7 @@ def _side_tables(meta: sa.MetaData) -> None:
 
 
 def _archive_table(meta: sa.MetaData) -> None:
-    """Months in the archive, by generation."""
+    """Months in the archive, by generation, and what of each object lies in them: valid sources, the first and the last."""
     sa.Table(
         "ApdbArchive",
         meta,
@@ -283,8 +283,13 @@ def _archive_table(meta: sa.MetaData) -> None:
         sa.Column("archivedAt", _MOMENT, nullable=False, server_default=_NOW),
         sa.Column("generation", sa.Integer, nullable=False),
         sa.Column("relation", sa.Text),
+        sa.Column("noted", sa.Boolean, nullable=False, server_default=sa.text("false")),
         sa.PrimaryKeyConstraint("partition", "generation", name="PK_ApdbArchive"),
     )
+    kinds = (sa.Text, sa.BigInteger, sa.Integer, sa.Double, sa.Double)
+    names = ("partition", "diaObjectId", "count", "firstMjdTai", "lastMjdTai")
+    columns: list[sa.Column[Any]] = [sa.Column(n, k, nullable=False) for n, k in zip(names, kinds, strict=True)]
+    sa.Table("ArchivedSources", meta, *columns, sa.Index("IDX_ArchivedSources_diaObjectId", "diaObjectId"))
 
 
 def _access_tables(meta: sa.MetaData) -> None:

@@ -159,11 +159,36 @@ def withdraw_forced(connection: psycopg.Connection[Any], keys: Collection[Key], 
 def delete_rows(
     connection: psycopg.Connection[Any], objects: Collection[int], sources: Collection[int], forced: Collection[Key]
 ) -> None:
-    """Delete objects (all versions), sources and forced sources."""
+    """Delete objects (all versions), sources and forced sources; the ledger of stores forgets them."""
     for table in ("DiaObject", "DiaObjectLast"):
         query = sql.SQL('DELETE FROM {} WHERE "diaObjectId" = ANY(%s)').format(sql.Identifier(table))
         connection.execute(query, (sorted(objects),))
-    connection.execute('DELETE FROM "DiaSource" WHERE "diaSourceId" = ANY(%s)', (sorted(sources),))
-    connection.execute('DELETE FROM "DiaForcedSource" t USING ' + _FORCED_KEYS, _columns(forced))
+    of_sources = 'DELETE FROM "DiaSource" WHERE "diaSourceId" = ANY(%s) RETURNING visit, detector, "diaSourceId"'
+    of_forced = 'DELETE FROM "DiaForcedSource" t USING ' + _FORCED_KEYS + " RETURNING t.visit, t.detector, NULL"
+    gone = connection.execute(of_sources, (sorted(sources),)).fetchall()
+    gone += connection.execute(of_forced, _columns(forced)).fetchall()
+    _forget_stored(connection, gone)
     detail = {"objects": sorted(objects), "sources": sorted(sources), "forced": [list(k) for k in sorted(forced)]}
     audit(connection, "delete", "DiaObject", len(objects) + len(sources) + len(forced), detail)
+
+
+def _forget_stored(connection: psycopg.Connection[Any], gone: Sequence[tuple[int, int, int | None]]) -> None:
+    """Take rows (visit, detector, diaSourceId or None for a forced source) out of the ledger: the same rows may be stored again.
+
+    A store that has rows left is known by its visit still, and no more by what it stored.
+    """
+    visits, detectors, ids = zip(*gone, strict=True) if gone else ((), (), ())
+    values = {"v": list(visits), "d": list(detectors), "i": list(ids)}
+    connection.execute(
+        'WITH gone AS (SELECT l."contentHash" AS hash, count(g.id) AS sources, count(*) FILTER (WHERE g.id IS NULL) AS forced FROM '
+        'unnest(%(v)s::bigint[], %(d)s::int[], %(i)s::bigint[]) g(visit, detector, id) JOIN "StoreLedger" l ON l.visit = g.visit AND '
+        'l.detector = g.detector AND (g.id IS NULL OR coalesce(l."sourceIds" @> g.id, true)) GROUP BY 1) '
+        'UPDATE "StoreLedger" l SET "contentHash" = \'deleted from \' || l."contentHash", "nSources" = greatest(l."nSources" - '
+        'g.sources, 0), "nForcedSources" = greatest(l."nForcedSources" - g.forced, 0) FROM gone g WHERE l."contentHash" = g.hash',
+        values,
+    )
+    connection.execute(
+        'DELETE FROM "StoreLedger" WHERE starts_with("contentHash", \'deleted from \') AND "nSources" + "nForcedSources" = 0 AND '
+        "(visit, detector) IN (SELECT * FROM unnest(%(v)s::bigint[], %(d)s::int[]))",
+        values,
+    )

@@ -72,7 +72,9 @@ def renew_late(
     done: tuple[int, ...] = ()
     if behind:
         versions = newest_versions(connection, schema, behind)
-        done = renew(connection, schema, versions, rows.mjd_tai, renewed_ids=all_renewed, close=False).objects
+        done = renew(
+            connection, schema, versions, rows.mjd_tai, has_left=False, renewed_ids=all_renewed, close=False
+        ).objects
     came = _measured(rows, newest, last or {})
     both = [m for m in (came, gone) if m is not None]
     if not both:

@@ -9,6 +9,7 @@ import psycopg
 from psycopg import sql
 
 from apdb.audit import audit
+from apdb.operate.archive_notes import give_notes, merged_into
 from apdb.queue import corrections
 from apdb.schema.columns import PublishedSchema
 from apdb.visit.changes import close_objects, lock_versions
@@ -71,12 +72,9 @@ def merge_objects(
     moved, forced, left = _move_rows(connection, schema, wanted, mjd_tai)
     audit(connection, "merge objects", "DiaObject", len(wanted), [[int(a), int(b)] for a, b in wanted.items()])
     closed = close_objects(connection, wanted, mjd_tai)
-    # sources of duplicates that lie in archived months count for the object that stays
-    change: Counter[int] = Counter()
-    for gone, keep in wanted.items():
-        change[keep] += int(versions.nDiaSources[gone])
+    give_notes(connection, wanted)  # what lies in archived months counts for the object that stays
     kept = versions.loc[sorted(set(wanted.values()))].reset_index()
-    renewal = renew(connection, schema, kept, mjd_tai, change=change, close=False)
+    renewal = renew(connection, schema, kept, mjd_tai, close=False)
     if chunk is not None:
         positions = {k: (float(versions.ra[k]), float(versions.dec[k])) for k in closed}
         _tell(connection, chunk, moved, forced, left, positions)
@@ -118,10 +116,7 @@ def follow_merges(
     chunk
         Of replication, where it is on.
     """
-    into: dict[int, int] = {}
-    query = "SELECT detail FROM \"ApdbAudit\" WHERE action = 'merge objects' ORDER BY id"
-    for (pairs,) in connection.execute(query):
-        into.update((int(gone), int(keep)) for gone, keep in pairs)
+    into = merged_into(connection)
     if not into:
         return 0
     rows = connection.execute(
@@ -131,7 +126,7 @@ def follow_merges(
         ).format(sql.Identifier(partition)),
         (list(into),),
     )
-    wanted = {gone: _stays(into, gone) for (gone,) in rows}
+    wanted = {gone: into[gone] for (gone,) in rows}
     if not wanted:
         return 0
     moved, forced, left = _move_rows(connection, schema, wanted, mjd_tai)
@@ -140,15 +135,6 @@ def follow_merges(
     if chunk is not None:
         _tell(connection, chunk, moved, forced, left, {})
     return len(moved)
-
-
-def _stays(into: Mapping[int, int], gone: int) -> int:
-    """Return the object that an object went into in the end."""
-    seen: set[int] = set()
-    while gone in into and gone not in seen:
-        seen.add(gone)
-        gone = into[gone]
-    return gone
 
 
 def _tell(

@@ -59,7 +59,7 @@ def renew(
     objects: pd.DataFrame,
     mjd_tai: float,
     *,
-    change: Mapping[int, int] | None = None,
+    has_left: bool = True,
     renewed_ids: Collection[int] = (),
     close: bool = True,
     defer: bool = False,
@@ -72,9 +72,8 @@ def renew(
         Their newest versions (`newest_versions`) as they were before rows changed.
     mjd_tai
         When the new versions begin.
-    change
-        By how much the number of valid sources of an object has changed since that version: with it the sources that lie in
-        archived months are counted still.
+    has_left
+        False: no source has left them since these versions (which then tell what lies in archived months without notes).
     renewed_ids
         Objects whose open version this same transaction has made: it is replaced.
     close
@@ -86,7 +85,7 @@ def renew(
     needed = {*SOURCE_COLUMNS, "timeWithdrawnMjdTai"}
     if objects.empty or not needed <= {c.name for c in schema.columns("DiaSource")}:
         return Renewal()
-    counted, sources = valid_sources(connection, schema, objects, change or {})
+    counted, sources = valid_sources(connection, schema, objects, has_left=has_left)
     gone = counted[counted.nDiaSources == 0]
     counted = counted[(counted.nDiaSources > 0) & counted.lastDiaSourceMjdTai.notna()].reset_index(drop=True)
     pending = None

@@ -7,6 +7,7 @@ import numpy as np
 
 from apdb.audit import audit
 from apdb.database import Database
+from apdb.operate.archive_notes import note_missing
 from apdb.schema.columns import published_schema
 from apdb.sky.htm import HTM_LEVEL
 from apdb.sky.locks import pixels_of_positions, sky_locks
@@ -42,7 +43,7 @@ def renew_marked(
 ) -> RepairReport:
     """Make the open objects anew that have withdrawn sources, some at a time, each lot one transaction under the sky locks.
 
-    Where it was done already, it gives the same statistics again.
+    Where it was done already, it gives the same statistics again. What lies in months that older versions archived is noted first.
 
     Parameters
     ----------
@@ -55,6 +56,8 @@ def renew_marked(
     """
     schema, renewed, closed = published_schema(), 0, 0
     with database.connect() as connection:
+        if not dry_run:
+            note_missing(connection)
         marked = np.array(connection.execute(_MARKED).fetchall(), np.int64).reshape(-1, 2)
         for begin in range(0, 0 if dry_run else len(marked), BATCH_ROWS):
             ids, pixels = marked[begin : begin + BATCH_ROWS].T

@@ -13,21 +13,38 @@ import numpy as np
 import pandas as pd
 import psycopg
 
-from apdb.copy.encode import id_array
+from apdb.copy.encode import id_array, number_array
 from apdb.copy.row_checks import refuse
 from apdb.errors import ApdbError, VisitConflict
 from apdb.rows import single_row
 from apdb.schema.columns import named
+from apdb.visit.corrected import SAME_PLACE_ARCSEC
 from apdb.visit.load import OTHER_WRITERS
 from apdb.visit_rows import VisitRows
 from tasks.arrays import F64, I64
 from tasks.sphere import unit_vectors
 
-__all__ = ["id_ranges", "note_uncovered", "refuse_known_ids", "refuse_moved", "refuse_unknown_objects"]
+__all__ = [
+    "free_ids",
+    "free_withdrawn",
+    "id_ranges",
+    "note_uncovered",
+    "refuse_known_ids",
+    "refuse_moved",
+    "refuse_unknown_objects",
+]
 
 MOST_MOVED_DEG = 5.0  # of an object from one version to the next: tests of the published client move one by 2
 MOST_STORES = (
     64  # in which an id of a forced source is looked for: ids that a packer made lie between those of no other store
+)
+# a label is of what was seen at a place: where the id comes again elsewhere, it would be of something else
+_FREE = (
+    'WITH freed AS (DELETE FROM "DiaSource" d USING unnest(%(ids)s::bigint[], %(ra)s::float8[], %(dec)s::float8[]) n(id, ra, dec) '
+    'WHERE d.visit = %(v)s AND d.detector = %(d)s AND d."diaSourceId" = ANY(%(ids)s::bigint[]) AND d."diaSourceId" = n.id AND '
+    'd."timeWithdrawnMjdTai" IS NOT NULL RETURNING n.id, sind((n.dec - d.dec) / 2) ^ 2 + cosd(n.dec) * cosd(d.dec) * '
+    'sind((n.ra - d.ra) / 2) ^ 2 > sind(%(apart)s / 2) ^ 2 AS is_elsewhere) DELETE FROM "SourceLabel" l USING freed f WHERE '
+    'l."diaSourceId" = f.id AND f.is_elsewhere'
 )
 _OTHERS = "AND (visit, detector) IS DISTINCT FROM (%(v)s::bigint, %(d)s::bigint)"
 
@@ -176,6 +193,28 @@ def _refused(
 ) -> ApdbError:
     (held,) = named(rows.schema.columns(table), column)
     return refuse(table, held, frame, row, value, wanted)
+
+
+def free_ids(connection: psycopg.Connection[Any], rows: VisitRows, visit: int, detector: int) -> None:
+    """Delete withdrawn sources of a visit whose ids come again among `rows`, and labels where another place has the id now."""
+    frame = rows.frames.get("DiaSource")
+    if frame is None:
+        return
+    ids = id_array(frame.diaSourceId.to_numpy(np.int64))
+    place = {name: number_array(frame[name].to_numpy(np.float64)) for name in ("ra", "dec")}
+    connection.execute(_FREE, {"ids": ids, **place, "v": visit, "d": detector, "apart": SAME_PLACE_ARCSEC / 3600})
+
+
+def free_withdrawn(connection: psycopg.Connection[Any], rows: VisitRows) -> None:
+    """Delete withdrawn sources of the visit whose ids come again; their place in the ledger is that of the rows from now on."""
+    of_sources, _ = id_ranges(rows)
+    if rows.visit is None or rows.detector is None or of_sources is None:
+        return
+    free_ids(connection, rows, rows.visit, rows.detector)
+    connection.execute(
+        'DELETE FROM "StoreLedger" WHERE visit IS NULL AND "contentHash" LIKE \'withdrawn %%\' AND "sourceIds" <@ %s::int8range',
+        (of_sources,),
+    )
 
 
 def note_uncovered(connection: psycopg.Connection[Any], rows: VisitRows) -> None:

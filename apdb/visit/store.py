@@ -1,7 +1,7 @@
 """Writing the rows of a visit: versions of objects, sources, forced sources, each by one COPY."""
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -14,8 +14,11 @@ from psycopg import sql
 from apdb.copy.encode import id_array, write_rows
 from apdb.errors import VisitConflict
 from apdb.rows import single_row
+from apdb.schema.archived_rows import Stored, refuse_rows_elsewhere
 from apdb.schema.columns import PublishedSchema
+from apdb.schema.partitions import is_archived
 from apdb.visit.source_ids import (
+    free_withdrawn,
     id_ranges,
     note_uncovered,
     refuse_known_ids,
@@ -25,30 +28,34 @@ from apdb.visit.source_ids import (
 from apdb.visit_rows import VisitRows
 from tasks.arrays import I64
 
-__all__ = ["store_objects", "store_rows"]
+__all__ = ["is_whole", "store_objects", "store_rows"]
 
 _LOG = logging.getLogger("lsst.dax.apdb.alertprod")
 # a version that would not begin after the one before it begins this much later (in days: 0.1 ms)
 SHORTEST_VALIDITY = 1e-9
 
 
-def store_rows(connection: psycopg.Connection[Any], rows: VisitRows, without: Collection[int] = ()) -> bool:
+def store_rows(
+    connection: psycopg.Connection[Any], rows: VisitRows, without: Collection[int] = (), *, may_reopen: bool = False
+) -> bool:
     """Write prepared rows in the open transaction; returns False, writing nothing, when they are there already.
 
     A store that may be a repetition is entered in the ledger first, others last: what identifies their content is
-    known when all is encoded.
+    known when all is encoded. Withdrawn sources of the visit whose ids come again are deleted.
 
     Parameters
     ----------
     without
         Objects whose versions the caller writes itself, afterwards.
+    may_reopen
+        Whether some of the objects may have been closed.
 
     Raises
     ------
     VisitConflict
-        Rows with the same ids but another content are there.
+        Rows with the same ids but another content are there, or the same rows were stored and are not all valid any more.
     ApdbError
-        The rows do not fit the tables.
+        The rows do not fit the tables, or rows of the visit that may have the same ids are in the archive.
     """
     may_repeat, may_meet = _may_repeat(connection, rows)
     if may_repeat and not _enter_first(connection, rows):
@@ -56,11 +63,13 @@ def store_rows(connection: psycopg.Connection[Any], rows: VisitRows, without: Co
         return False
     if may_meet:
         refuse_known_ids(connection, rows)
+        free_withdrawn(connection, rows)
     if rows.strict:
         refuse_unknown_objects(connection, rows)
     try:
         own = rows.objects[~rows.objects.diaObjectId.isin(without)] if without and len(rows.objects) else rows.objects
-        store_objects(connection, rows if own is rows.objects else replace(rows, objects=own))
+        reopened = _begins_of_closed(connection, rows) if may_reopen or may_repeat or may_meet else {}
+        store_objects(connection, rows if own is rows.objects else replace(rows, objects=own), reopened=reopened)
         write_rows(connection, "DiaSource", rows.sources, meanwhile=lambda: rows.forced)
         write_rows(connection, "DiaForcedSource", rows.forced, meanwhile=lambda: rows.digest)
         if not may_repeat and not _enter(connection, rows):
@@ -70,10 +79,11 @@ def store_rows(connection: psycopg.Connection[Any], rows: VisitRows, without: Co
     return True
 
 
-def _conflict(rows: VisitRows) -> VisitConflict:
+def _conflict(
+    rows: VisitRows, what: str = "rows with the same ids and another content are stored already"
+) -> VisitConflict:
     return VisitConflict(
-        "rows with the same ids and another content are stored already: nothing was written; ask for a replacement to "
-        "overwrite them",
+        f"{what}: nothing was written; ask for a replacement to overwrite them",
         visit=rows.visit,
         detector=rows.detector,
     )
@@ -122,6 +132,27 @@ def _enter(connection: psycopg.Connection[Any], rows: VisitRows) -> bool:
     return bool(entered)
 
 
+def is_whole(connection: psycopg.Connection[Any], rows: VisitRows) -> bool:
+    """Whether rows that were stored are as valid as they were, their sources all there; forced sources may have left with objects."""
+    sources, forced = (rows.frames.get(t) for t in ("DiaSource", "DiaForcedSource"))
+    if sources is not None:
+        valid = sources.timeWithdrawnMjdTai.isna() if "timeWithdrawnMjdTai" in sources else np.ones(len(sources), bool)
+        ids = sources.diaSourceId.to_numpy(np.int64)[valid]
+        query = (
+            'SELECT count(*) FROM "DiaSource" WHERE "diaSourceId" = ANY(%s::bigint[]) AND "timeWithdrawnMjdTai" IS NULL'
+        )
+        if single_row(connection.execute(query, (id_array(ids),)))[0] < len(ids):
+            return False
+    if forced is None or ("timeWithdrawnMjdTai" in forced and forced.timeWithdrawnMjdTai.notna().any()):
+        return True
+    query = (
+        'SELECT EXISTS (SELECT 1 FROM "DiaForcedSource" WHERE visit = %s AND detector = %s AND "diaObjectId" = ANY(%s::bigint[]) '
+        'AND "timeWithdrawnMjdTai" IS NOT NULL)'
+    )
+    owners = id_array(forced.diaObjectId.to_numpy(np.int64))
+    return not single_row(connection.execute(query, (rows.visit, rows.detector, owners)))[0]
+
+
 def _enter_first(connection: psycopg.Connection[Any], rows: VisitRows) -> bool:
     """Enter what may be a repetition; False when the same content is there.
 
@@ -129,14 +160,21 @@ def _enter_first(connection: psycopg.Connection[Any], rows: VisitRows) -> bool:
     found here.
     """
     if not _enter(connection, rows):
+        if not (is_whole(connection, rows) or is_archived(connection, rows.days_mjd)):
+            raise _conflict(rows, "these rows were stored, and some of them are withdrawn or deleted since")
         return False
-    if rows.visit is None or "DiaSource" not in rows.frames:
+    if rows.visit is None or rows.detector is None or not rows.frames:
         return True
-    key = {"v": rows.visit, "d": rows.detector, "h": rows.digest}
-    other = connection.execute(
-        'SELECT 1 FROM "StoreLedger" WHERE visit = %(v)s AND detector = %(d)s AND "contentHash" <> %(h)s LIMIT 1', key
-    ).fetchone()
-    if other is None:
+    of_sources, of_forced = id_ranges(rows)
+    key = {"v": rows.visit, "d": rows.detector, "h": rows.digest, "s": of_sources, "f": of_forced}
+    others = connection.execute(
+        'SELECT "nSources", "nForcedSources", "sourceIds"::text, "forcedIds"::text, "sourceIds" && %(s)s::int8range OR "forcedIds" && '
+        '%(f)s::int8range FROM "StoreLedger" WHERE visit = %(v)s AND detector = %(d)s AND "contentHash" <> %(h)s',
+        key,
+    ).fetchall()
+    if meeting := [Stored(*other[:4]) for other in others if other[4]]:
+        refuse_rows_elsewhere(connection, rows.visit, rows.detector, meeting)
+    if not others or "DiaSource" not in rows.frames:
         return True
     ids = rows.frames["DiaSource"].diaSourceId.tolist()
     again = connection.execute(
@@ -148,7 +186,25 @@ def _enter_first(connection: psycopg.Connection[Any], rows: VisitRows) -> bool:
     return True
 
 
-def store_objects(connection: psycopg.Connection[Any], rows: VisitRows, renewed_ids: Collection[int] = ()) -> None:
+def _begins_of_closed(connection: psycopg.Connection[Any], rows: VisitRows) -> dict[int, float]:
+    """Return when new versions of objects can begin that are closed and come again, where that is after the rows' time."""
+    if rows.objects.empty:
+        return {}
+    found = connection.execute(
+        'WITH closed AS MATERIALIZED (SELECT id FROM unnest(%s::bigint[]) id WHERE NOT EXISTS (SELECT 1 FROM "DiaObjectLast" l WHERE '
+        'l."diaObjectId" = id)) SELECT id, greatest(max("validityEndMjdTai"), max("validityStartMjdTai") + %s) FROM closed JOIN '
+        '"DiaObject" o ON o."diaObjectId" = id GROUP BY 1',
+        (id_array(rows.objects.diaObjectId.to_numpy(np.int64)), SHORTEST_VALIDITY),
+    )
+    return {i: begin for i, begin in found if begin > rows.mjd_tai}
+
+
+def store_objects(
+    connection: psycopg.Connection[Any],
+    rows: VisitRows,
+    renewed_ids: Collection[int] = (),
+    reopened: Mapping[int, float] | None = None,
+) -> None:
     """Close the open versions, append the new ones, and renew DiaObjectLast.
 
     A version never begins before the one that it supersedes, also when visits come out of order: then it begins right
@@ -158,6 +214,8 @@ def store_objects(connection: psycopg.Connection[Any], rows: VisitRows, renewed_
     ----------
     renewed_ids
         Objects whose open version this same transaction has made: nobody has seen it, the new one takes its place.
+    reopened
+        When new versions of closed objects can begin, MJD (TAI).
     """
     if rows.objects.empty:
         _LOG.debug("No objects to write to database.")
@@ -179,7 +237,7 @@ def store_objects(connection: psycopg.Connection[Any], rows: VisitRows, renewed_
         ended.sort()
         held, _, ra, dec = (np.array(values) for values in zip(*ended, strict=True))
         refuse_moved(rows, held, ra, dec)
-    later = {**starts, **{number: end for number, end, _, _ in ended if end > rows.mjd_tai}}
+    later = {**starts, **(reopened or {}), **{number: end for number, end, _, _ in ended if end > rows.mjd_tai}}
     if later:
         start = pd.Series(ids).map(later).fillna(rows.mjd_tai).to_numpy(np.float64)
         versions = versions.with_first(start)

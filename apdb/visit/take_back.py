@@ -5,7 +5,6 @@ needed again; SSSources and entries of the ledger of stores leave; alerts that a
 from what is left (`apdb.visit.renewal`), and audit and replication are told.
 """
 
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -18,19 +17,19 @@ from psycopg import sql
 
 from apdb.audit import audit
 from apdb.copy.decode import query_frame
-from apdb.copy.encode import id_array, number_array
+from apdb.copy.encode import id_array
 from apdb.errors import ApdbError
 from apdb.queue import corrections
-from apdb.schema.archived_rows import refuse_archived_rows
+from apdb.schema.archived_rows import Stored, refuse_archived_rows
 from apdb.schema.columns import Column, PublishedSchema
 from apdb.sky.htm import HTM_LEVEL
 from apdb.sky.locks import LEVELS
-from apdb.visit.corrected import SAME_PLACE_ARCSEC, of_withdrawn
+from apdb.visit.corrected import of_withdrawn
 from apdb.visit.forced_means import in_means, renew_forced_means
 from apdb.visit.late import Measured, earliest, renew_late
 from apdb.visit.renewal import Renewal, newest_versions, renew, write_pending
-from apdb.visit.source_ids import refuse_moved
-from apdb.visit.store import store_rows
+from apdb.visit.source_ids import free_ids, id_ranges, refuse_moved
+from apdb.visit.store import is_whole, store_rows
 from apdb.visit_rows import VisitRows
 from tasks.arrays import I64
 
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "TakenBack",
-    "free_ids",
     "pixels_of_visit",
     "renew_objects",
     "renew_rest",
@@ -49,6 +47,15 @@ __all__ = [
     "withdraw_forced_of",
 ]
 
+# The rows stay, withdrawn, with their ids: an entry of no visit tells a later store that these may meet its own. None is needed
+# where what comes instead has them all.
+_LEAVE = (
+    'WITH gone AS (DELETE FROM "StoreLedger" WHERE visit = %(v)s AND detector = %(d)s RETURNING *), kept AS (INSERT INTO '
+    '"StoreLedger" ("contentHash", "visitTimeMjdTai", "nObjects", "nSources", "nForcedSources", "sourceIds") SELECT '
+    '\'withdrawn \' || "contentHash", "visitTimeMjdTai", 0, 0, 0, "sourceIds" FROM gone WHERE "sourceIds" IS NOT NULL AND NOT '
+    'coalesce("sourceIds" <@ %(new)s::int8range, false) ON CONFLICT DO NOTHING) SELECT "nSources", "nForcedSources", '
+    '"sourceIds"::text, "forcedIds"::text FROM gone'
+)
 _SOURCE = ("diaSourceId", "diaObjectId", "ra", "dec", "midpointMjdTai")
 _WITHDRAW = (
     'UPDATE "DiaSource" SET "timeWithdrawnMjdTai" = %s WHERE visit = %s AND detector = %s AND "timeWithdrawnMjdTai" IS NULL '
@@ -74,6 +81,8 @@ class TakenBack:
         diaSourceId, diaObjectId (0: none), ra, dec (deg), midpointMjdTai.
     forced
         diaObjectId, visit, detector, ra, dec, midpointMjdTai, band, psfFlux, psfFluxErr (nJy).
+    is_part
+        Whether others of the visit were withdrawn before, one by one: objects may be closed that come again.
     renewal
         What became of their objects.
     """
@@ -83,6 +92,7 @@ class TakenBack:
     mjd_tai: float
     sources: pd.DataFrame
     forced: pd.DataFrame
+    is_part: bool = False
     renewal: Renewal = field(default_factory=Renewal)
 
     @property
@@ -91,11 +101,9 @@ class TakenBack:
         return len(self.sources) + len(self.forced)
 
     @property
-    def lost(self) -> Counter[int]:
-        """Number of sources that each object lost."""
-        owners = self.sources.diaObjectId.to_numpy(np.int64)
-        ids, counts = np.unique(owners[owners != 0], return_counts=True)
-        return Counter(dict(zip(ids.tolist(), counts.tolist(), strict=True)))
+    def owners(self) -> set[int]:
+        """The objects that lost sources."""
+        return set(np.unique(self.sources.diaObjectId.to_numpy(np.int64)).tolist()) - {0}
 
 
 def pixels_of_visit(connection: psycopg.Connection[Any], visit: int, detector: int) -> list[int]:
@@ -132,9 +140,7 @@ def take_back(
         if "SSSource" in schema.tables and len(sources):
             ids = id_array(sources.diaSourceId.to_numpy(np.int64))
             connection.execute('DELETE FROM "SSSource" WHERE "diaSourceId" = ANY(%s::bigint[])', (ids,))
-        stored = connection.execute(
-            f'DELETE FROM "StoreLedger" {of_visit} RETURNING "nSources" + "nForcedSources"', key
-        )
+        left = connection.execute(_LEAVE, {**key, "new": None if rows is None else id_ranges(rows)[0]})
         connection.execute(f'DELETE FROM "VisitQuality" {of_visit}', key)
         connection.execute(
             f'UPDATE "AlertOutbox" SET "droppedAt" = now() {of_visit} AND "heldReason" IS NOT NULL AND "droppedAt" IS NULL',
@@ -143,8 +149,9 @@ def take_back(
         if rows is not None:
             free_ids(connection, rows, visit, detector)
     times = np.concatenate([f.midpointMjdTai.to_numpy(np.float64) for f in (sources, forced)])
-    refuse_archived_rows(connection, visit, detector, times, sum(n for (n,) in stored))
-    return TakenBack(visit, detector, mjd_tai, sources, forced)
+    stores = [Stored(*s) for s in left]
+    refuse_archived_rows(connection, visit, detector, times, stores)
+    return TakenBack(visit, detector, mjd_tai, sources, forced, len(sources) < sum(s.sources for s in stores))
 
 
 def _columns(schema: PublishedSchema, table: str, names: tuple[str, ...]) -> list[Column]:
@@ -217,18 +224,15 @@ def renew_objects(
 
     The forced sources of objects that are closed leave with them.
     """
-    change = Counter[int]()
-    change.subtract(taken.lost)
-    ids = set(taken.lost)
+    ids = taken.owners
     if rows is not None and len(rows.objects):
         ids |= set(taken.forced.diaObjectId[taken.forced.diaObjectId.isin(rows.objects.diaObjectId)].tolist())
     before = newest_versions(connection, schema, ids)
     if rows is not None:
         if rows.strict and len(before):
             refuse_moved(rows, *(before[n].to_numpy() for n in ("diaObjectId", "ra", "dec")))
-        store_rows(connection, rows, without=before.diaObjectId.tolist())
-        change.update(_owners(rows))
-    renewal = renew(connection, schema, before, taken.mjd_tai, change=change, defer=rows is None)
+        store_rows(connection, rows, without=before.diaObjectId.tolist(), may_reopen=taken.is_part)
+    renewal = renew(connection, schema, before, taken.mjd_tai, defer=rows is None)
     forced = taken.forced
     if renewal.closed:
         left = withdraw_forced_of(connection, schema, renewal.closed, taken.mjd_tai)
@@ -267,36 +271,6 @@ def renew_rest(
     return replace(taken, renewal=replace(renewal, objects=(*renewal.objects, *late), pending=None))
 
 
-def _owners(rows: VisitRows) -> Mapping[int, int]:
-    """Return the number of sources of each object among rows."""
-    frame = rows.frames.get("DiaSource")
-    if frame is None or "diaObjectId" not in frame:
-        return {}
-    owners = frame.diaObjectId.fillna(0).to_numpy(np.int64)
-    ids, counts = np.unique(owners[owners != 0], return_counts=True)
-    return dict(zip(ids.tolist(), counts.tolist(), strict=True))
-
-
-# a label is of what was seen at a place: where the id comes again elsewhere, it would be of something else
-_FREE = (
-    'WITH freed AS (DELETE FROM "DiaSource" d USING unnest(%(ids)s::bigint[], %(ra)s::float8[], %(dec)s::float8[]) n(id, ra, dec) '
-    'WHERE d.visit = %(v)s AND d.detector = %(d)s AND d."diaSourceId" = ANY(%(ids)s::bigint[]) AND d."diaSourceId" = n.id AND '
-    'd."timeWithdrawnMjdTai" IS NOT NULL RETURNING n.id, sind((n.dec - d.dec) / 2) ^ 2 + cosd(n.dec) * cosd(d.dec) * '
-    'sind((n.ra - d.ra) / 2) ^ 2 > sind(%(apart)s / 2) ^ 2 AS is_elsewhere) DELETE FROM "SourceLabel" l USING freed f WHERE '
-    'l."diaSourceId" = f.id AND f.is_elsewhere'
-)
-
-
-def free_ids(connection: psycopg.Connection[Any], rows: VisitRows, visit: int, detector: int) -> None:
-    """Delete withdrawn sources of a visit whose ids come again among `rows`, and labels where another place has the id now."""
-    frame = rows.frames.get("DiaSource")
-    if frame is None:
-        return
-    ids = id_array(frame.diaSourceId.to_numpy(np.int64))
-    place = {name: number_array(frame[name].to_numpy(np.float64)) for name in ("ra", "dec")}
-    connection.execute(_FREE, {"ids": ids, **place, "v": visit, "d": detector, "apart": SAME_PLACE_ARCSEC / 3600})
-
-
 def replace_stored(
     connection: psycopg.Connection[Any], schema: PublishedSchema, rows: VisitRows, chunk: "ReplicaChunk | None"
 ) -> None:
@@ -327,7 +301,7 @@ def _is_repeated(connection: psycopg.Connection[Any], rows: VisitRows) -> bool:
         '"nObjects" = %(o)s AND "nSources" = %(s)s AND "nForcedSources" = %(f)s',
         {"v": rows.visit, "d": rows.detector, "at": rows.mjd_tai, **counts},
     ).fetchall()
-    return bool(hashes) and (rows.digest,) in hashes
+    return bool(hashes) and (rows.digest,) in hashes and is_whole(connection, rows)
 
 
 def settle(

@@ -22,6 +22,7 @@ from apdb.schema.partitions import NO_MONTH_LEAVES
 from apdb.visit import changes, merge, take_back
 from apdb.visit.late import renew_late
 from apdb.visit.load import history_of_objects, objects_around, objects_in_region, source_ids_of, visit_is_stored
+from apdb.visit.source_ids import free_ids
 from apdb.visit.store import store_rows
 from apdb.visit.take_back import TakenBack
 from apdb.visit.valid_rows import lacking_of
@@ -162,7 +163,7 @@ class VisitUnitOfWork:
         connection, schema = self._connection, published_schema()
         rows = prepare(schema, mjd_tai, objects, sources, forced, of=of)
         if self._taken is not None:
-            take_back.free_ids(connection, rows, self._taken.visit, self._taken.detector)
+            free_ids(connection, rows, self._taken.visit, self._taken.detector)
             self._replacement = rows
         if not store_rows(connection, rows):
             return

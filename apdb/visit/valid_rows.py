@@ -1,9 +1,9 @@
 """The valid rows of objects that statistics are made of, and how many sources they have in all."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, LiteralString
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,7 @@ from psycopg import sql
 
 from apdb.copy.decode import query_arrays, select_frame
 from apdb.copy.encode import id_array, number_array
+from apdb.errors import ApdbError
 from apdb.rows import single_row
 from apdb.schema.columns import Column, PublishedSchema
 from tasks import object_statistics as kernels
@@ -36,7 +37,19 @@ TIMES = ("firstDiaSourceMjdTai", "lastDiaSourceMjdTai")
 _VALID = 't."timeWithdrawnMjdTai" IS NULL'
 _ALWAYS = 1e9  # days: before and after everything
 # a scan of a whole month, which the planner takes to be cheaper while it knows nothing of the newest one, never is
-_BEGIN = "SELECT EXISTS (SELECT 1 FROM \"ApdbArchive\" WHERE state <> 'restored') FROM set_config('enable_seqscan', 'off', true)"
+_BEGIN = (
+    "SELECT a.months, a.unknown FROM set_config('enable_seqscan', 'off', true), LATERAL (SELECT count(*) AS months, "
+    'array_agg(DISTINCT partition ORDER BY partition) FILTER (WHERE NOT noted) AS unknown FROM "ApdbArchive" '
+    "WHERE state <> 'restored' AND \"tableName\" = 'DiaSource') a"
+)
+_HERE = (
+    'SELECT t."diaObjectId", count(*), min(t."midpointMjdTai"), max(t."midpointMjdTai") FROM "DiaSource" t '
+    f'WHERE t."diaObjectId" = ANY(%s::bigint[]) AND {_VALID} GROUP BY 1'
+)
+_ARCHIVED = (
+    'SELECT "diaObjectId", sum(count), min("firstMjdTai"), max("lastMjdTai") FROM "ArchivedSources" '
+    'WHERE "diaObjectId" = ANY(%s::bigint[]) GROUP BY 1'
+)
 # the array is the answer of a query: the planner looks at each element of one that it knows, for each month and index
 _ALL = 'SELECT {columns} FROM "DiaSource" t WHERE t."diaObjectId" = ANY(ARRAY(SELECT unnest(%s::bigint[]))) AND {valid}'
 _WINDOWS = (  # object by object
@@ -48,7 +61,7 @@ _WINDOWS = (  # object by object
 
 @dataclass(frozen=True)
 class _Times:
-    """Of objects, shape (N,): number of valid sources that are here, first and last time (NaN for none)."""
+    """Of objects, shape (N,): number of valid sources, first and last time (NaN for none)."""
 
     count: I64
     first: F64
@@ -62,13 +75,8 @@ def _of_rows(codes: I64, times: F64, size: int) -> _Times:
     return _Times(np.bincount(codes, minlength=size).astype(np.int64), first, last)
 
 
-def _of_query(connection: psycopg.Connection[Any], ids: I64) -> _Times:
-    rows = connection.execute(
-        f'SELECT t."diaObjectId", count(*), min(t."midpointMjdTai"), max(t."midpointMjdTai") FROM "DiaSource" t '
-        f'WHERE t."diaObjectId" = ANY(%s::bigint[]) AND {_VALID} GROUP BY 1',
-        (id_array(ids),),
-        binary=True,
-    ).fetchall()
+def _of_query(connection: psycopg.Connection[Any], query: LiteralString, ids: I64) -> _Times:
+    rows = connection.execute(query, (id_array(ids),), binary=True).fetchall()
     out = _Times(np.zeros(len(ids), np.int64), np.full(len(ids), np.nan), np.full(len(ids), np.nan))
     index = np.searchsorted(ids, np.array([r[0] for r in rows], np.int64))
     for k, values in enumerate((out.count, out.first, out.last), 1):
@@ -76,25 +84,65 @@ def _of_query(connection: psycopg.Connection[Any], ids: I64) -> _Times:
     return out
 
 
+def _with_archive(
+    connection: psycopg.Connection[Any],
+    objects: pd.DataFrame,
+    here: _Times,
+    archive: tuple[int, list[str] | None],
+    has_left: bool,
+) -> _Times:
+    """Return what objects have in the tables and in archived months together.
+
+    Of a month without notes nothing is known but what the versions say, which holds where no source has left them.
+
+    Raises
+    ------
+    ApdbError
+        Sources may have left the objects, and there is a month without notes.
+    """
+    months, unknown = archive
+    if not months:
+        return here
+    if unknown and has_left:
+        raise ApdbError(
+            f"what objects have in {', '.join(unknown)} is not known, for an older version archived it: run 'alertprod apdb renew' "
+            "where the files of the archive can be read, or 'alertprod apdb restore' for each of these months first"
+        )
+    if unknown:
+        first, last = (objects[n].to_numpy(np.float64) for n in TIMES)
+        count = np.maximum(here.count, objects.nDiaSources.to_numpy(np.int64))
+    else:
+        noted = _of_query(connection, _ARCHIVED, objects.diaObjectId.to_numpy(np.int64))
+        first, last, count = noted.first, noted.last, here.count + noted.count
+    return _Times(count, np.fmin(here.first, first), np.fmax(here.last, last))
+
+
 def valid_sources(
-    connection: psycopg.Connection[Any], schema: PublishedSchema, objects: pd.DataFrame, change: Mapping[int, int]
+    connection: psycopg.Connection[Any], schema: PublishedSchema, objects: pd.DataFrame, *, has_left: bool
 ) -> tuple[pd.DataFrame, dict[str, NDArray[Any]]]:
     """Return the objects with number, first and last time of their valid sources, and these sources, column by column.
 
     Of objects whose history fits into the window all sources are read, which also gives their number; of others they are
-    counted, and read within the window. Sources in archived months are counted. Fluxes that lack light are NaN.
+    counted, and read within the window. Of sources in archived months number and times count. Fluxes that lack light are NaN.
+
+    Parameters
+    ----------
+    has_left
+        Whether sources may have left the objects since the versions given.
     """
     ids, before = objects.diaObjectId.to_numpy(np.int64), objects[list(TIMES)].to_numpy(np.float64)
     short = before[:, 1] - before[:, 0] <= HISTORY_DAYS
-    has_archive = bool(single_row(connection.execute(_BEGIN))[0])
+    archive = single_row(connection.execute(_BEGIN))
     read = [_read(connection, schema, ids[short], _ALL, (id_array(ids[short]),))]
-    counts, first, last = np.zeros(len(ids), np.int64), np.full(len(ids), np.nan), np.full(len(ids), np.nan)
-    here = _of_rows(read[0]["code"], read[0]["midpointMjdTai"], int(short.sum()))
-    counts[short], first[short], last[short] = here.count, here.first, here.last
+    here = _Times(np.zeros(len(ids), np.int64), np.full(len(ids), np.nan), np.full(len(ids), np.nan))
+    of = [(short, _of_rows(read[0]["code"], read[0]["midpointMjdTai"], int(short.sum())))]
     if not short.all():
-        there = _of_query(connection, ids[~short])
-        counts[~short], first[~short], last[~short] = there.count, there.first, there.last
-        stop = np.where(np.isnan(there.last), -_ALWAYS, there.last)
+        of.append((~short, _of_query(connection, _HERE, ids[~short])))
+    for part, found in of:
+        here.count[part], here.first[part], here.last[part] = found.count, found.first, found.last
+    valid = _with_archive(connection, objects, here, archive, has_left)
+    if not short.all():
+        stop = np.where(np.isnan(valid.last), -_ALWAYS, valid.last)[~short]
         start = stop - HISTORY_DAYS
         windows = (
             id_array(ids[~short]),
@@ -104,14 +152,9 @@ def valid_sources(
             float(stop.max()),
         )
         read.append(_read(connection, schema, ids[~short], _WINDOWS, windows))
-    archived = np.zeros(len(ids), np.int64)
-    if has_archive:
-        expected = objects.nDiaSources.to_numpy(np.int64) + np.array([change.get(i, 0) for i in ids.tolist()], np.int64)
-        archived = np.maximum(expected - counts, 0)
-        kept = np.where(archived[:, None] > 0, before, np.nan)
-        first, last = np.fmin(first, kept[:, 0]), np.fmax(last, kept[:, 1])
-    numbers = (counts + archived).astype(np.int32)
-    counted = objects.assign(nDiaSources=numbers, firstDiaSourceMjdTai=first, lastDiaSourceMjdTai=last)
+    counted = objects.assign(
+        nDiaSources=valid.count.astype(np.int32), firstDiaSourceMjdTai=valid.first, lastDiaSourceMjdTai=valid.last
+    )
     some = [r for r in read if len(r["code"])] or read[:1]
     return counted, some[0] if len(some) == 1 else {n: np.concatenate([r[n] for r in some]) for n in some[0]}
 

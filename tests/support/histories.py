@@ -5,6 +5,7 @@ detectors. A unit is one (visit, detector); its content follows from its number 
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,13 @@ from astropy.time import Time
 from alerts import Alert, AlertArchive
 from alerts.packets.wire import encode_body
 from apdb import Database, PostgresApdb, VisitUnitOfWork, columns_of, empty_frame
+from apdb.operate.archive import archive_partition, archived, drop_archived, old_partitions
 from apdb.operate.export import all_rows, latest_objects
+from apdb.operate.restore import restore_partition
 from apdb.queue.outbox import OutboxEntry
+from apdb.schema.columns import published_schema
+from apdb.schema.partitions import month_bounds
+from apdb.visit.merge import follow_merges
 from apdb.visit.withdraw import withdraw_visit
 from association.deduplicate import deduplicate
 from association.matching import associate
@@ -37,7 +43,7 @@ DOUBLE, BODY = 1.6, 7_011_101  # arcsec by which a star with bad astrometry is o
 FIRST, SPAN = 61000.0, 500.0  # longer than the window of 360 days
 _TABLES = (
     "DiaObject", "DiaObjectLast", "DiaSource", "DiaForcedSource", "DiaForcedSourceFlags", "DiaForcedSourceWithdrawn", "SSSource",
-    "StoreLedger", "VisitLedger", "ApdbAudit", "ApdbReplicaChunks",
+    "StoreLedger", "VisitLedger", "ApdbAudit", "ApdbReplicaChunks", "ApdbArchive", "ArchivedSources",
 )  # fmt: skip
 
 
@@ -182,6 +188,24 @@ class Survey:
             self._note(connection, unit)
         withdraw_visit(self.database, *unit, self.now, "bad subtraction")
         del self.units[unit]
+
+    def send_away(self, mjd: float, folder: Path) -> None:
+        """Archive the month of a time and drop it; nothing where it has no rows in the tables."""
+        label = month_bounds(mjd)[0]
+        with self.database.connect() as connection:
+            for partition in old_partitions(connection, midpoint(99)):
+                if partition.name.endswith(label):
+                    drop_archived(connection, archive_partition(connection, partition, str(folder)))
+
+    def bring_back(self) -> None:
+        """Restore all months as the command does."""
+        self.now += 1.0
+        with self.database.connect() as connection:
+            for item in {a.partition: a for a in archived(connection)}.values():
+                with connection.transaction():
+                    restore_partition(connection, item)
+                    chunk = VisitUnitOfWork(connection).replica_chunk(self.now)
+                    follow_merges(connection, published_schema(), item.partition, self.now, chunk)
 
     def merge(self) -> None:
         """Merge until no duplicates are left."""
