@@ -178,7 +178,22 @@ def empty_database(postgres):
 
 
 def test_migrations_say_what_they_will_do_and_give_way_to_work(empty_database):
-    every = ["0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011", "0012", "0013"]
+    every = [
+        "0001",
+        "0002",
+        "0003",
+        "0004",
+        "0005",
+        "0006",
+        "0007",
+        "0008",
+        "0009",
+        "0010",
+        "0011",
+        "0012",
+        "0013",
+        "0014",
+    ]
     assert [(s["revision"], s["direction"]) for s in pending(empty_database)] == [(r, "up") for r in every]
     migrate(empty_database, "0001")
     assert [s["revision"] for s in pending(empty_database)] == every[1:]
