@@ -10,9 +10,9 @@ from typing import Any
 
 import psycopg
 
-from apdb.errors import IdLayoutConflict
+from apdb.errors import IdLayoutConflict, VisitConflict
 
-__all__ = ["KEY", "claim_layout", "layouts"]
+__all__ = ["KEY", "claim_layout", "layouts", "note_instrument", "refuse_other_camera"]
 
 KEY = "ids:"  # of the metadata; the name of the instrument follows
 _FIELDS = ("n_visits", "n_detectors", "n_releases")
@@ -47,6 +47,34 @@ def claim_layout(connection: psycopg.Connection[Any], instrument: str, sizes: tu
         if instrument not in held:
             value = json.dumps(dict(zip(_FIELDS, sizes, strict=True)))
             connection.execute("INSERT INTO metadata (name, value) VALUES (%s, %s)", (KEY + instrument, value))
+
+
+def note_instrument(connection: psycopg.Connection[Any], visit: int, detector: int, instrument: str) -> None:
+    """Note, within the caller's transaction, of which instrument a (visit, detector) is that it has stored."""
+    query = 'UPDATE "StoreLedger" SET instrument = %s WHERE visit = %s AND detector = %s'
+    connection.execute(query, (instrument, visit, detector))
+
+
+def refuse_other_camera(connection: psycopg.Connection[Any], visit: int, detector: int, instrument: str) -> None:
+    """Refuse to take the place of a (visit, detector) that another instrument has stored; what is noted of none is anybody's.
+
+    Raises
+    ------
+    VisitConflict
+        It is another one's; nothing was changed.
+    """
+    row = connection.execute(
+        'SELECT coalesce(s.instrument, l.instrument) FROM "StoreLedger" s LEFT JOIN "VisitLedger" l USING (visit, detector) '
+        "WHERE s.visit = %s AND s.detector = %s ORDER BY 1 LIMIT 1",
+        (visit, detector),
+    ).fetchone()
+    if row is not None and row[0] not in (None, instrument):
+        raise VisitConflict(
+            f"this (visit, detector) is stored, of instrument {row[0]}, not {instrument}: give the visits of one camera other "
+            "numbers, or withdraw this one first",
+            visit=visit,
+            detector=detector,
+        )
 
 
 def _text(instrument: str, sizes: tuple[int, ...], name: str, other: tuple[int, ...]) -> str:

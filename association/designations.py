@@ -14,6 +14,7 @@ _ORDER = "ABCDEFGHJKLMNOPQRSTUVWXYZ"
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _CENTURIES = "IJK"  # 18, 19, 20
 _EXTENDED, _LARGE = 620, 620_000  # from here on the extended forms
+_LARGEST = _LARGE + 62**4 - 1  # number of a minor planet that has a packed form
 LONGEST = 16  # characters of the column `designation`
 
 _MINOR = re.compile(r"^(1[89]|20)(\d\d) ([A-HJ-Y])([A-HJ-Z])(\d{0,4})$")
@@ -36,28 +37,34 @@ def _cycle(number: int) -> str:
     return f"{_BASE62[number // 10]}{number % 10}"
 
 
-def _pack_minor(m: re.Match[str]) -> str:
+def _pack_minor(m: re.Match[str]) -> str | None:
     century, year, half, order, cycle = m.groups()
     number = int(cycle or 0)
     if number >= _EXTENDED:
+        if not 2000 <= int(century + year) < 2000 + len(_BASE62):
+            return None
         rest = (number - _EXTENDED) * 25 + _ORDER.index(order)
         return f"_{_BASE62[int(century + year) - 2000]}{half}{_base62(rest, 4)}"
     return f"{_CENTURIES[int(century) - 18]}{year}{half}{_cycle(number)}{order}"
 
 
-def _pack_comet(m: re.Match[str]) -> str:
+def _pack_comet(m: re.Match[str]) -> str | None:
     century, year, half, number, fragment = m.groups()
+    if int(number) >= _EXTENDED:
+        return None
     return f"{_CENTURIES[int(century) - 18]}{year}{half}{_cycle(int(number))}{(fragment or '0').lower()}"
 
 
-def _pack_number(m: re.Match[str]) -> str:
+def _pack_number(m: re.Match[str]) -> str | None:
     number = int(m[1] or m[2])
+    if number > _LARGEST:
+        return None
     if number >= _LARGE:
         return f"~{_base62(number - _LARGE, 4)}"
     return f"{_BASE62[number // 10_000]}{number % 10_000:04d}"
 
 
-_PACKERS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
+_PACKERS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str | None]], ...] = (
     (_MINOR, _pack_minor),
     (_COMET, _pack_comet),
     (_NUMBERED_COMET, lambda m: f"{int(m[1]):04d}{m[2]}{(m[3] or '').lower()}"),
@@ -67,18 +74,23 @@ _PACKERS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
 
 
 def _packed(text: str) -> str | None:
-    """Return the packed form of a designation, None of what is none."""
+    """Return the packed form of a designation, None of what is none, or has none."""
     for pattern, pack in _PACKERS:
         if match := pattern.match(text):
             return pack(match)
     return None
 
 
+def _is_designation(text: str) -> bool:
+    return any(pattern.match(text) for pattern, _ in _PACKERS)
+
+
 def pack_designation(designation: str) -> str:
     """Return the packed form of a designation, at most 8 characters, different for different bodies.
 
-    ``2026 SA1`` is K26S01A, ``2026 CA620`` _QC0000, ``C/2014 UN271`` CK14Uh1N, ``P/1994 P1-B`` PJ94P01b, ``73P-B`` 0073Pb,
-    ``(12345) Foo`` 12345. What is packed already stays; other names of more than 8 characters get ``#`` and a digest.
+    ``2026 SA1`` is K26S01A, ``2026 CA620`` _QC0000, ``C/2014 UN271`` CK14UR1N, ``P/1994 P1-B`` PJ94P01b, ``73P-B`` 0073Pb,
+    ``(12345) Foo`` 12345. What is packed already stays; other names of more than 8 characters, and designations that have no packed
+    form, get ``#`` and a digest.
     """
     name = re.sub(r"(?<=\S)\s*\([^)]*\)$", "", designation.strip())  # C/2025 N1 (ATLAS)
     kind, slash, rest = name.partition("/")
@@ -88,9 +100,8 @@ def pack_designation(designation: str) -> str:
             return kind + packed
     elif (packed := _packed(name)) is not None:
         return packed
-    short = name.replace(" ", "")
-    if len(short) <= 8 and short.isascii():
-        return short
+    if len(name) <= 8 and name.isascii() and not _is_designation(name):
+        return name
     digest = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
     return f"#{_base62(digest, 7)}"
 

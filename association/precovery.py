@@ -16,10 +16,12 @@ from psycopg.rows import class_row
 
 from apdb import VisitState, VisitUnitOfWork, empty_frame
 from apdb.audit import audit
+from apdb.id_layouts import claim_layout
 from apdb.sky.htm import htm_ids, polygon
 from apdb.sky.locks import LEVELS, lock_pixels, sky_locks
 from association.forced_rows import rows_on_difference
 from exposure import Exposure
+from exposure.exposure_ids import claimed_sizes
 from tasks.arrays import I64
 from tasks.ids import IdGenerator, IdPacker
 
@@ -128,6 +130,8 @@ def precover(
 
     Raises
     ------
+    IdLayoutConflict
+        The ids of a visit's camera could meet others of the database; the same for visits measured before.
     DatabaseUnavailable
         Visits measured before stay measured; run it again.
     """
@@ -166,9 +170,15 @@ def _measure(
     dry_run: bool,
 ) -> int:
     """Measure and store the objects of one visit; returns how many lie on its image."""
+    if not dry_run:
+        claim_layout(connection, visit.instrument, claimed_sizes(packer))
     with sky_locks(connection, lock_pixels(polygon(*difference.sky_corners()))):
         with VisitUnitOfWork(connection) as work:
-            left = objects[~objects.diaObjectId.isin(_measured(connection, visit))]
+            # objects may have been closed since they were listed: rows of theirs would be of none
+            still_open = work.positions_of(objects.diaObjectId.tolist())
+            left = objects[
+                objects.diaObjectId.isin(still_open) & ~objects.diaObjectId.isin(_measured(connection, visit))
+            ]
             generator = IdGenerator(
                 packer, visit.visit, visit.detector, visit.release, used=_last_counter(connection, visit, packer)
             )

@@ -46,9 +46,15 @@ def pointing_problems(info: VisitInfo) -> list[str]:
     return problems
 
 
-def with_optional_columns(sources: pd.DataFrame) -> pd.DataFrame:
-    """Return sources with the columns of numbers that may be NULL and are absent: all NULL (0 for the ids of objects)."""
+def with_optional_columns(sources: pd.DataFrame, band: str) -> pd.DataFrame:
+    """Return sources with the columns of numbers that may be NULL and are absent: all NULL (0 for the ids of objects).
+
+    The band, where it is absent or NULL, is that of the image: without it fluxes are in no mean.
+    """
     n = len(sources)
+    if "band" not in sources or sources.band.isna().any():
+        known = sources.band if "band" in sources else pd.Series(None, sources.index, object)
+        sources = sources.assign(band=known.where(known.notna(), band))
     absent = {
         c.name: np.zeros(n, np.int64) if c.name in _IDS else np.full(n, np.nan, c.dtype)
         for c in columns_of("DiaSource")

@@ -12,7 +12,7 @@ from lsst.pipe.base import Struct
 from apdb import VisitUnitOfWork, empty_frame
 from apdb.sky.htm import polygon
 from association.config import DiaPipelineConfig
-from association.confirmation import unconfirmed
+from association.confirmation import older_than, unconfirmed
 from association.errors import AssociationError, TooManyDiaObjects
 from association.forced_rows import ForcedRules, forced_rows, qualified_objects
 from association.matching import associate
@@ -36,6 +36,7 @@ from association.times import TimeLimits, check_midpoint
 from exposure import Exposure
 from exposure.exposure_ids import id_generator
 from tasks import AlertTask, IdFactory, IdGenerator
+from tasks.arrays import Flags
 from tasks.datasets import Columns
 
 __all__ = ["LOCK_MARGIN", "ApdbMarker", "DiaPipelineConfig", "DiaPipelineTask"]
@@ -121,7 +122,8 @@ class DiaPipelineTask(AlertTask):
         Parameters
         ----------
         diaSourceTable
-            DiaSource rows (APDB names and units) of this visit and detector; optional columns that it lacks are NULL.
+            DiaSource rows (APDB names and units) of this visit and detector; optional columns that it
+            lacks are NULL; the band is that of the image.
         diffIm, exposure, warpedExposure
             Difference, calibrated science image, warped template.
         ccdExposureIdBits
@@ -147,7 +149,7 @@ class DiaPipelineTask(AlertTask):
 
         Raises
         ------
-        AssociationError, DuplicateRecords, TooManyDiaObjects
+        AssociationError, DuplicateRecords, TooManyDiaObjects, IdLayoutConflict, VisitConflict
             Before anything is written.
         """
         self._validate(diffIm, exposure, warpedExposure, band or diffIm.band)
@@ -156,18 +158,16 @@ class DiaPipelineTask(AlertTask):
         midpoint = diffIm.require_visit_info().midpoint_mjd_tai
         check_midpoint(midpoint, self._limits, max(now, clock), *diffIm.key)
         generator = idGenerator or _forced_ids(diffIm, ccdExposureIdBits)
-        table = with_optional_columns(diaSourceTable)
+        table = with_optional_columns(diaSourceTable, diffIm.band)
         visit = VisitInput(table, diffIm, exposure, solarSystemObjectTable, generator, now)
         if unitOfWork is not None:
             return self._process(visit, unitOfWork)
-        with own_transaction(self.config, diffIm, now) as (work, stored):
+        with own_transaction(self.config, diffIm, generator, now) as (work, stored):
             result = self._process(visit, work)
             if stored is not None:
                 check_same_sources(diffIm, result.associatedDiaSources, stored)
             if beforeCommit is not None:
                 beforeCommit(result)
-            if stored is None:
-                work.commit()
         return result
 
     def runQuantum(self, butlerQC: Any, inputRefs: Any, outputRefs: Any) -> None:
@@ -194,10 +194,7 @@ class DiaPipelineTask(AlertTask):
         with self.step("store", "writeToApdbDuration"):
             bodies_seen = parts.solar.associatedSsSources
             work.store(visit.now, updated, parts.stored, forced, bodies_seen, flags, of=visit.difference.key)
-        waiting = unconfirmed(
-            parts.stored, updated, self.config.alertLeastDiaSources, self.config.alertSingleSnr, objects.sources
-        )
-        self.put("nUnconfirmedDiaSources", int(waiting.sum()))
+        waiting = self._waiting(work, visit, parts.stored, updated, objects.sources)
         marker = ApdbMarker()
         return Struct(
             apdbMarker=marker,
@@ -216,6 +213,23 @@ class DiaPipelineTask(AlertTask):
             alertDiaSources=parts.stored[~waiting],
             unconfirmedDiaSources=parts.stored[waiting],
         )
+
+    def _waiting(
+        self,
+        work: VisitUnitOfWork,
+        visit: VisitInput,
+        stored: pd.DataFrame,
+        updated: pd.DataFrame,
+        sources: pd.DataFrame,
+    ) -> Flags:
+        """Return which stored sources are no alerts yet; `sources` are those of the objects in the history window."""
+        least, repeated = self.config.alertLeastDiaSources, dict[int, int]()
+        if least > 1:
+            midpoint = visit.difference.require_visit_info().midpoint_mjd_tai
+            repeated = work.repeated_sources(older_than(sources, updated), midpoint)
+        waiting = unconfirmed(stored, updated, least, self.config.alertSingleSnr, sources, repeated)
+        self.put("nUnconfirmedDiaSources", int(waiting.sum()))
+        return waiting
 
     def _validate(self, diffIm: Exposure, exposure: Exposure, template: Exposure, band: str) -> None:
         problems = []

@@ -5,7 +5,7 @@ from exposure.instrument import find_instrument
 from tasks.errors import CallerError
 from tasks.ids import IdGenerator, IdPacker
 
-__all__ = ["exposure_number", "id_generator"]
+__all__ = ["claimed_sizes", "exposure_number", "id_generator"]
 
 _DETECTORS = 1 << 10
 # bounds of visits; the slots of releases, which nobody else uses here, tell the three layouts apart: their ids never meet
@@ -47,3 +47,12 @@ def exposure_number(exposure: Exposure) -> int:
     """
     packer, slot = _layout(exposure)
     return packer.catalog_id(*exposure.key, slot)
+
+
+def claimed_sizes(packer: IdPacker) -> tuple[int, int, int]:
+    """Return the bounds of visits, detectors and releases that a database notes of a layout.
+
+    The three layouts of exposures without an instrument file are one: their ids never meet.
+    """
+    noted = _COMMON[-1][0] if any(packer is common for common, _ in _COMMON) else packer
+    return noted.n_visits, noted.n_detectors, noted.n_releases

@@ -18,7 +18,7 @@ from apdb import Database
 from apdb.queue import outbox
 from service.crash import crash_at
 from service.observe.log import about
-from service.observe.measures import count_published
+from service.observe.measures import count_foreign, count_published
 from service.observe.spans import record_span
 from service.observe.traces import trace_id
 from service.settings import Settings
@@ -107,7 +107,7 @@ def _tell_published(published: Published) -> None:
 def run_reconciler(settings: Settings, stop: threading.Event) -> None:
     """Count what the topics of alerts and of corrections hold until `stop` is set."""
     database, target = Database(settings.database()), alert_target(settings)
-    reconcilers = (Reconciler(database, target), CorrectionReconciler(database, target))
+    reconcilers = (Reconciler(database, target, count_foreign), CorrectionReconciler(database, target, count_foreign))
 
     def work() -> float:
         for reconciler in reconcilers:

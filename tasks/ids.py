@@ -165,6 +165,11 @@ class IdGenerator:
         self._packer, self._key, self._last = packer, (visit, detector), used
         self._release = release
 
+    @property
+    def packer(self) -> IdPacker:
+        """The layout of the ids."""
+        return self._packer
+
     def take(self, n: int) -> I64:
         """Return the next ids, shape (n,)."""
         out = self._packer.ids(*self._key, n, self._release, start=self._last + 1)

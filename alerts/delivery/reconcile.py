@@ -1,10 +1,12 @@
 """The reconciler: counts from outside what the topic really holds, and compares it with the outbox, visit by visit.
 
 It reads the alert topic as any consumer does (committed transactions only). Counts and reading positions are kept in one
-PostgreSQL transaction, so that a restart counts nothing twice.
+PostgreSQL transaction, so that a restart counts nothing twice. What another program wrote there is passed over, and told.
 """
 
+import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +20,11 @@ from apdb import Database
 
 __all__ = ["CorrectionReconciler", "Reconciler", "trigger_id"]
 
+_LOG = logging.getLogger("alertprod.reconcile")
 BATCH = 500
 _TELL_S = 5.0  # between two notes that everything is read
 _KEY = ("visit", "detector", "attempt")
+_ENDS = (1 << 63, 1 << 15, 1 << 31)  # of the columns of visit, detector and attempt
 
 
 def trigger_id(value: bytes) -> int:
@@ -40,14 +44,33 @@ def trigger_id(value: bytes) -> int:
     raise AlertError("the message is cut short")
 
 
-def _attempt(message: Message) -> tuple[int, int, int] | None:
-    """Return visit, detector and attempt of an alert's headers, None when another program wrote the message."""
+def _key(message: Message, count: int) -> tuple[int, ...]:
+    """Return the first so many of visit, detector and attempt of a message's headers.
+
+    Raises
+    ------
+    AlertError
+        They are not there: another program wrote it.
+    """
     headers = dict(message.headers() or [])
     try:
-        visit, detector, attempt = (int(headers[name]) for name in _KEY)
-    except (KeyError, ValueError, TypeError):
-        return None
-    return visit, detector, attempt
+        key = tuple(int(headers[name]) for name in _KEY[:count])
+    except (KeyError, ValueError, TypeError) as error:
+        raise AlertError("it has not the headers of the relay") from error
+    return key
+
+
+def _checked(key: tuple[int, ...], source: int) -> tuple[tuple[int, ...], int]:
+    """Return what can be counted.
+
+    Raises
+    ------
+    AlertError
+        Numbers that no column holds.
+    """
+    if all(0 <= k < end for k, end in zip(key, _ENDS, strict=False)) and 0 <= source < 1 << 63:
+        return key, source
+    raise AlertError(f"visit, detector, ... {key} and diaSourceId {source} are no numbers of alerts")
 
 
 @dataclass
@@ -64,10 +87,15 @@ class _Count:
 
 
 class Reconciler:
-    """Follows one topic."""
+    """Follows one topic; `report` is told the topic and the number of messages that were passed over."""
 
-    def __init__(self, database: Database, target: KafkaTarget) -> None:
-        self._database, self._target = database, target
+    def __init__(
+        self,
+        database: Database,
+        target: KafkaTarget,
+        report: Callable[[str, int], None] = lambda topic, count: None,
+    ) -> None:
+        self._database, self._target, self._report = database, target, report
         self._refusals = Refusals()
         self._consumer: Consumer | None = None
         self._partitions: set[int] = set()
@@ -165,37 +193,70 @@ class Reconciler:
                 )
         self._told = time.monotonic()
 
+    def _counts(self, messages: list[Message]) -> dict[tuple[int, ...], _Count]:
+        """Count messages by visit, detector, ...; what is none of the relay's is passed over."""
+        counts: dict[tuple[int, ...], _Count] = {}
+        foreign: list[str] = []
+        for message in messages:
+            value = message.value()
+            if value is None:
+                continue
+            try:
+                found = self._parts(message, value)
+            except AlertError as error:
+                foreign.append(f"[{message.partition()}] at offset {message.offset()}: {error.message}")
+                continue
+            if found is not None:
+                counts.setdefault(found[0], _Count()).add(found[1])
+        if foreign:
+            topic = self._target.topic
+            _LOG.warning(
+                "%d messages of topic %s are none of the relay's; the first: %s", len(foreign), topic, foreign[0]
+            )
+            self._report(topic, len(foreign))
+        return counts
+
+    def _parts(self, message: Message, value: bytes) -> tuple[tuple[int, ...], int] | None:
+        """Return what a message is counted under, and its diaSourceId; None where it does not count.
+
+        Raises
+        ------
+        AlertError
+            The message is none of the relay's.
+        """
+        return _checked(_key(message, 3), trigger_id(value))
+
     def _count(self, cursor: psycopg.Cursor[Any], messages: list[Message]) -> None:
         """Add what came to the rows of the outbox."""
-        counts: dict[tuple[int, ...], _Count] = {}
-        for message in messages:
-            key, value = _attempt(message), message.value()
-            if key is not None and value is not None:
-                counts.setdefault(key, _Count()).add(trigger_id(value))
         cursor.executemany(
             'UPDATE "AlertOutbox" SET "topicCount" = "topicCount" + %s, "topicXor" = "topicXor" # %s '
             "WHERE visit = %s AND detector = %s AND attempt = %s",
-            [(f.count, f.xor, *key) for key, f in sorted(counts.items())],
+            [(f.count, f.xor, *key) for key, f in sorted(self._counts(messages).items())],
         )
 
 
 class CorrectionReconciler(Reconciler):
     """Follows the topic of corrections: how many sources of each visit were retracted or replaced."""
 
-    def __init__(self, database: Database, target: KafkaTarget) -> None:
-        super().__init__(database, target.only(target.correction_topic))
+    def __init__(
+        self,
+        database: Database,
+        target: KafkaTarget,
+        report: Callable[[str, int], None] = lambda topic, count: None,
+    ) -> None:
+        super().__init__(database, target.only(target.correction_topic), report)
+
+    def _parts(self, message: Message, value: bytes) -> tuple[tuple[int, ...], int] | None:
+        correction, key = decode_correction(value), _key(message, 2)
+        if key != (correction.visit, correction.detector):
+            raise AlertError(
+                f"it is of visit {correction.visit}, detector {correction.detector}, its headers are of {key}"
+            )
+        return _checked(key, correction.diaSourceId) if correction.withdraws else None
 
     def _count(self, cursor: psycopg.Cursor[Any], messages: list[Message]) -> None:
-        counts: dict[tuple[int, ...], _Count] = {}
-        for message in messages:
-            value = message.value()
-            if value is None:
-                continue
-            correction = decode_correction(value)
-            if correction.withdraws:
-                counts.setdefault((correction.visit, correction.detector), _Count()).add(correction.diaSourceId)
         cursor.executemany(
             'INSERT INTO "CorrectionTopicCount" AS t (count, xor, visit, detector) VALUES (%s, %s, %s, %s) ON CONFLICT (visit, '
             "detector) DO UPDATE SET count = t.count + excluded.count, xor = t.xor # excluded.xor",
-            [(f.count, f.xor, *key) for key, f in sorted(counts.items())],
+            [(f.count, f.xor, *key) for key, f in sorted(self._counts(messages).items())],
         )

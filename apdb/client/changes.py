@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import astropy.time
+import numpy as np
 import pandas as pd
 import psycopg
 from lsst.dax.apdb import DiaForcedSourceId, DiaObjectId, DiaSourceId, ReplicaChunk
@@ -16,6 +17,7 @@ from apdb.client.reads import DEDUP_KEY
 from apdb.queue import corrections
 from apdb.replication import taken_back, update_records
 from apdb.replication.replica import store_update_records
+from apdb.sky.locks import pixels_of_positions
 from apdb.visit import changes
 from apdb.visit.corrected import of_moved, of_withdrawn
 from apdb.visit.renewal import Renewal, newest_versions, renew
@@ -178,7 +180,8 @@ class ClientChanges(ClientBase):
                 self._renew(connection, owners, close=table == "DiaSource")
             self._send(connection, update_records.withdrawn([rows[k] for k in valid], mjd))
 
-        self._transactions.run(work, repeatable=True)  # a visit that is stored meanwhile renews the same objects
+        # a visit that is stored meanwhile renews the same objects; one that only measures them holds the lock of their sky
+        self._transactions.run(work, repeatable=True, pixels=lambda c: _pixels(c, table, list(rows)))
 
     def _follow(
         self,
@@ -234,6 +237,21 @@ class ClientChanges(ClientBase):
             raise TypeError("Replication is not enabled for this APDB instance.")
         records = list(update)
         self._transactions.run(lambda c: store_update_records(c, records, chunk))
+
+
+def _pixels(connection: psycopg.Connection[Any], table: str, keys: list[Any]) -> list[int]:
+    """Return the pixels of the sky to be locked for rows that are about to be withdrawn: theirs, and those of their objects."""
+    if table == "DiaForcedSource":
+        query = 'SELECT "pixelId" FROM "DiaObjectLast" WHERE "diaObjectId" = ANY(%(ids)s::bigint[])'
+        ids = sorted({key[0] for key in keys})
+    else:
+        query = (
+            'WITH s AS MATERIALIZED (SELECT "pixelId", "diaObjectId" FROM "DiaSource" WHERE "diaSourceId" = ANY(%(ids)s::bigint[])) '
+            'SELECT "pixelId" FROM s UNION SELECT l."pixelId" FROM "DiaObjectLast" l JOIN s USING ("diaObjectId")'
+        )
+        ids = sorted(keys)
+    found = connection.execute(query, {"ids": ids}).fetchall()
+    return pixels_of_positions(np.array(found, np.int64).ravel()) if found else []
 
 
 def _owners(connection: psycopg.Connection[Any], table: str, keys: list[Any]) -> set[int]:

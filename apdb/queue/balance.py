@@ -10,17 +10,22 @@ from apdb.queue.corrections import alerted_sources
 
 __all__ = ["imbalances"]
 
-# visits whose alerts and corrections were all published a while before the reconciler last stood at the end of both topics
+# visits with alerts or corrections that were published lately, all of them a while before the reconciler last stood at the end of
+# both topics
 _SETTLED = """
+WITH judged AS (
+    SELECT visit, detector FROM "AlertOutbox" WHERE "publishedAt" > now() - make_interval(secs => %(within)s)
+    UNION SELECT a.visit, a.detector FROM "CorrectionBatch" b JOIN "AlertCorrection" a ON a.batch = b.id
+        WHERE b."publishedAt" > now() - make_interval(secs => %(within)s)
+)
 SELECT o.visit, o.detector, sum(o."topicCount")::bigint AS published, bit_xor(o."topicXor") AS published_xor,
     coalesce(c.count, 0) AS retracted, coalesce(c.xor, 0) AS retracted_xor
-FROM "AlertOutbox" o LEFT JOIN "CorrectionTopicCount" c USING (visit, detector)
+FROM judged JOIN "AlertOutbox" o USING (visit, detector) LEFT JOIN "CorrectionTopicCount" c USING (visit, detector)
 WHERE NOT EXISTS (SELECT 1 FROM "AlertCorrection" a JOIN "CorrectionBatch" b ON b.id = a.batch WHERE a.visit = o.visit AND
     a.detector = o.detector AND (b."publishedAt" IS NULL OR b."publishedAt" >= (SELECT min("caughtUpAt") FROM "AlertTopicOffset"
     WHERE topic = %(corrections)s) - interval '10 seconds'))
 GROUP BY o.visit, o.detector, c.count, c.xor
-HAVING max(o."publishedAt") > now() - make_interval(secs => %(within)s)
-    AND bool_and(o."publishedAt" IS NOT NULL OR o."heldReason" IS NOT NULL OR o."droppedAt" IS NOT NULL)
+HAVING bool_and(o."publishedAt" IS NOT NULL OR o."heldReason" IS NOT NULL OR o."droppedAt" IS NOT NULL)
     AND bool_and(o."idXor" IS NOT NULL) AND max(o."publishedAt") < (SELECT min("caughtUpAt") FROM "AlertTopicOffset"
     WHERE topic = %(alerts)s) - interval '10 seconds'
 ORDER BY o.visit, o.detector
@@ -38,7 +43,8 @@ def imbalances(
 
     Stored are the valid sources that have an alert (those that wait for a second detection have none); published is what the
     reconciler counted in the topic of alerts, over all processings; retracted what it counted in that of corrections (kinds
-    retracted and replaced). Visits with something still on its way are not judged.
+    retracted and replaced). Judged are visits with alerts or corrections that were published in the last `within_s` seconds; not
+    those with something still on its way.
     """
     values = {"alerts": topic, "corrections": correction_topic, "within": within_s}
     with connection.cursor(row_factory=dict_row) as cursor:

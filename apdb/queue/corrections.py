@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psycopg
+from numpy.typing import NDArray
 from psycopg.rows import class_row
 
 from alertprod_client.corrections import Correction, CorrectionKind
@@ -28,10 +29,13 @@ __all__ = [
     "CorrectionKind",
     "add",
     "alerted_sources",
+    "are_withdrawn",
     "batches_waiting",
     "corrections_of_batch",
     "corrections_of_sources",
+    "forget",
     "has_alerts",
+    "left_of",
     "mark_batch",
     "unpublished",
 ]
@@ -87,6 +91,23 @@ def alerted_sources(connection: psycopg.Connection[Any], units: Collection[tuple
     return np.unique(np.concatenate([*parts, np.zeros(0, np.int64)])).astype(np.int64)
 
 
+def left_of(index: bytes | None, published: int) -> NDArray[Any]:
+    """Return the entries (`ALERT_INDEX`) of a file's alerts behind the first `published`."""
+    return np.frombuffer(bytes(index or b""), ALERT_INDEX)[published:]
+
+
+def are_withdrawn(connection: psycopg.Connection[Any], visit: int, detector: int, ids: I64) -> bool:
+    """Whether sources of a (visit, detector) were taken back, all that are there; of an archived month nobody can tell."""
+    valid, known = single_row(
+        connection.execute(
+            'SELECT count(*) FILTER (WHERE "timeWithdrawnMjdTai" IS NULL), count(*) FROM "DiaSource" WHERE visit = %s AND '
+            'detector = %s AND "diaSourceId" = ANY(%s::bigint[])',
+            (visit, detector, ids.tolist()),
+        )
+    )
+    return bool(known) and not valid
+
+
 def add(connection: psycopg.Connection[Any], rows: "pd.DataFrame", reason: str, mjd_tai: float) -> int:
     """Put corrections in the line within the caller's transaction, those of sources that were alerted; returns how many.
 
@@ -113,6 +134,24 @@ def add(connection: psycopg.Connection[Any], rows: "pd.DataFrame", reason: str, 
         (len(told), reason[:1000], mjd_tai, *(told[n].tolist() for n in (*IDS, "kind"))),
     )
     return len(told)
+
+
+def forget(connection: psycopg.Connection[Any], ids: Collection[int]) -> None:
+    """Take corrections out of the line that wait behind alerts which are not published after all.
+
+    Only the relay calls this: it publishes no batch meanwhile.
+    """
+    batches = connection.execute(
+        'DELETE FROM "AlertCorrection" a USING "CorrectionBatch" b WHERE b.id = a.batch AND b."publishedAt" IS NULL AND '
+        'b."publishedCount" = 0 AND a."diaSourceId" = ANY(%s::bigint[]) RETURNING b.id',
+        (list(ids),),
+    ).fetchall()
+    numbers = sorted({number for (number,) in batches})
+    connection.execute(
+        'UPDATE "CorrectionBatch" b SET count = (SELECT count(*) FROM "AlertCorrection" a WHERE a.batch = b.id) WHERE b.id = ANY(%s)',
+        (numbers,),
+    )
+    connection.execute('DELETE FROM "CorrectionBatch" WHERE id = ANY(%s) AND count = 0', (numbers,))
 
 
 _BATCH = 'id, count, "publishOrder" AS publish_order, "publishedCount" AS published_count'

@@ -11,7 +11,7 @@ import psycopg
 from psycopg.rows import class_row, dict_row
 
 from apdb.errors import ApdbError
-from apdb.queue.corrections import mark_batch
+from apdb.queue.corrections import are_withdrawn, forget, left_of, mark_batch
 from apdb.queue.states import VisitState
 from apdb.rows import single_row
 
@@ -190,11 +190,24 @@ def mark(
 
 
 def hold(connection: psycopg.Connection[Any], order: int, reason: str) -> None:
-    """Set a row aside that cannot be published; the rest of it follows when it is released."""
-    connection.execute(
-        'UPDATE "AlertOutbox" SET "heldReason" = %s, "publishOrder" = NULL WHERE "publishOrder" = %s AND "publishedAt" IS NULL',
-        (reason[:1000], order),
-    )
+    """Set a row aside that cannot be published; the rest of it follows when it is released.
+
+    What waits behind it to correct the alerts that are not published is forgotten. A row whose sources were taken back since is
+    dropped: it would be released behind its retraction.
+    """
+    with connection.transaction():
+        row = connection.execute(
+            'UPDATE "AlertOutbox" SET "heldReason" = %s, "publishOrder" = NULL WHERE "publishOrder" = %s AND "publishedAt" IS NULL '
+            'RETURNING id, visit, detector, "alertIndex", "publishedCount"',
+            (reason[:1000], order),
+        ).fetchone()
+        if row is None:
+            return
+        number, visit, detector, index, count = row
+        ids = left_of(index, count)["diaSourceId"]
+        forget(connection, ids.tolist())
+        if are_withdrawn(connection, visit, detector, ids):
+            connection.execute('UPDATE "AlertOutbox" SET "droppedAt" = now() WHERE id = %s', (number,))
 
 
 def orphans(connection: psycopg.Connection[Any], older_than_s: float, within_s: float) -> list[tuple[int, int, int]]:

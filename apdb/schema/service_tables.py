@@ -249,6 +249,7 @@ def _side_tables(meta: sa.MetaData) -> None:
         sa.Column("storedAt", _MOMENT, nullable=False, server_default=_NOW),
         sa.Column("sourceIds", pg.INT8RANGE),
         sa.Column("forcedIds", pg.INT8RANGE),
+        sa.Column("instrument", sa.Text),
         sa.PrimaryKeyConstraint("contentHash", name="PK_StoreLedger"),
         sa.Index("IDX_StoreLedger_visitDetector", "visit", "detector"),
         sa.Index("IDX_StoreLedger_sourceIds", "sourceIds", postgresql_using="gist"),

@@ -12,7 +12,7 @@ from apdb.schema.tables import PARTITIONED
 
 __all__ = ["APDB_SQL_VERSION", "DATABASE_VERSION", "drop_tables", "finish_schema", "make_views"]
 
-DATABASE_VERSION = "14"  # of our own tables: the number of the newest migration
+DATABASE_VERSION = "15"  # of our own tables: the number of the newest migration
 APDB_SQL_VERSION = "1.2.1"  # of the layout that lsst.dax.apdb's SQL client expects
 TALLY_TRIGGERS = (
     "tally_entered", "tally_changed", "tally_deleted", "tally_emptied", "tally_stored", "tally_delivered",

@@ -26,7 +26,8 @@ __all__ = [
     "objects_around",
     "objects_in_region",
     "pixel_ranges",
-    "source_ids_of",
+    "repeated_sources",
+    "sources_of_visit",
     "visit_is_stored",
 ]
 
@@ -123,13 +124,25 @@ def objects_around(
     return frame.sort_values("diaObjectId", ignore_index=True)
 
 
-def source_ids_of(connection: psycopg.Connection[Any], visit: int, detector: int) -> set[int]:
-    """Return the ids of the DiaSources of a (visit, detector) that are not withdrawn."""
+def sources_of_visit(
+    connection: psycopg.Connection[Any], schema: PublishedSchema, visit: int, detector: int
+) -> pd.DataFrame:
+    """Return the DiaSources of a (visit, detector) that are not withdrawn, in order of id."""
+    rest = sql.SQL('WHERE t.visit = %s AND t.detector = %s AND t."timeWithdrawnMjdTai" IS NULL')
+    frame = select_frame(connection, "DiaSource", schema.columns("DiaSource"), rest, (visit, detector), nullable=True)
+    return frame.sort_values("diaSourceId", ignore_index=True)
+
+
+def repeated_sources(
+    connection: psycopg.Connection[Any], object_ids: Sequence[int], before_mjd: float
+) -> dict[int, int]:
+    """Return, of objects that have any, how many valid sources before a time are of a visit that has another one of the object."""
     rows = connection.execute(
-        'SELECT "diaSourceId" FROM "DiaSource" WHERE visit = %s AND detector = %s AND "timeWithdrawnMjdTai" IS NULL',
-        (visit, detector),
+        'SELECT "diaObjectId", count(*) - count(DISTINCT visit) FROM "DiaSource" WHERE "diaObjectId" = ANY(%s::bigint[]) AND '
+        '"midpointMjdTai" < %s AND "timeWithdrawnMjdTai" IS NULL GROUP BY 1 HAVING count(*) > count(DISTINCT visit)',
+        (list(object_ids), before_mjd),
     ).fetchall()
-    return {int(number) for (number,) in rows}
+    return {int(number): int(count) for number, count in rows}
 
 
 def visit_is_stored(connection: psycopg.Connection[Any], visit: int, detector: int) -> bool:

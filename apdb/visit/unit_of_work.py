@@ -21,7 +21,14 @@ from apdb.schema.columns import Column, columns_of, published_schema
 from apdb.schema.partitions import NO_MONTH_LEAVES
 from apdb.visit import changes, merge, take_back
 from apdb.visit.late import renew_late
-from apdb.visit.load import history_of_objects, objects_around, objects_in_region, source_ids_of, visit_is_stored
+from apdb.visit.load import (
+    history_of_objects,
+    objects_around,
+    objects_in_region,
+    repeated_sources,
+    sources_of_visit,
+    visit_is_stored,
+)
 from apdb.visit.source_ids import free_ids
 from apdb.visit.store import store_rows
 from apdb.visit.take_back import TakenBack
@@ -124,9 +131,14 @@ class VisitUnitOfWork:
         """Return whether rows of the (visit, detector) exist already."""
         return visit_is_stored(self._connection, visit, detector)
 
-    def source_ids(self, visit: int, detector: int) -> set[int]:
-        """Return the ids of the DiaSources of a (visit, detector) that are not withdrawn."""
-        return source_ids_of(self._connection, visit, detector)
+    def sources_of(self, visit: int, detector: int) -> pd.DataFrame:
+        """Return the DiaSources of a (visit, detector) that are not withdrawn, in order of id."""
+        return sources_of_visit(self._connection, published_schema(), visit, detector)
+
+    def repeated_sources(self, object_ids: Sequence[int] | I64, visit_mjd: float) -> dict[int, int]:
+        """Return, of objects with sources from longer ago than `HISTORY_DAYS` before the visit, how many of these repeat a visit."""
+        ids = [int(i) for i in object_ids]
+        return repeated_sources(self._connection, ids, visit_mjd - HISTORY_DAYS) if ids else {}
 
     def remove_visit(self, visit: int, detector: int, mjd_tai: float, reason: str = "processed anew") -> int:
         """Take back what an earlier processing of the visit stored, as `apdb.visit.take_back`; returns how many rows.

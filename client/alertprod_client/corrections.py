@@ -95,7 +95,7 @@ def decode_correction(data: bytes) -> Correction:
         fields = fastavro.schemaless_reader(io.BytesIO(unframe(data)), _PARSED, None)
     except AlertError:
         raise
-    except (EOFError, ValueError, IndexError, UnicodeDecodeError, OverflowError) as error:
+    except (EOFError, ValueError, IndexError, UnicodeDecodeError, OverflowError, MemoryError) as error:
         raise AlertError(f"the correction is cut short or broken: {error}") from error
     if not isinstance(fields, dict):
         raise AlertError("the message is no correction")

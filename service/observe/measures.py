@@ -6,7 +6,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 __all__ = [
-    "BROKER_LAG", "BROKER_OFFSET", "DEPENDENCY_UP", "INGESTED", "MEASURES", "count_published", "count_request", "count_visit",
+    "BROKER_LAG", "BROKER_OFFSET", "DEPENDENCY_UP", "INGESTED", "MEASURES", "count_foreign", "count_published", "count_request", "count_visit",
 ]  # fmt: skip
 
 MEASURES = CollectorRegistry()
@@ -26,6 +26,12 @@ _ALERTS = Counter("alertprod_alerts_made", "Alerts that visits led to, by band."
 _SENT = Counter(
     "alertprod_alerts_sent",
     "Messages sent to each topic: the alert topic, and that of each filter.",
+    ["topic"],
+    registry=MEASURES,
+)
+_FOREIGN = Counter(
+    "alertprod_foreign_messages",
+    "Messages of the topics of alerts and corrections that the reconciler passed over: another program wrote them.",
     ["topic"],
     registry=MEASURES,
 )
@@ -75,6 +81,11 @@ def count_visit(answer: Mapping[str, Any], state: str) -> None:
         _STEPS.labels(step).observe(seconds)
     band = str(answer.get("band", ""))
     _ALERTS.labels(band if band and band in BANDS else "other").inc(answer.get("counts", {}).get("alerts", 0))
+
+
+def count_foreign(topic: str, count: int) -> None:
+    """Count messages of a topic that the reconciler passed over."""
+    _FOREIGN.labels(topic).inc(count)
 
 
 def count_published(sent: Mapping[str, int], since_shutter_s: float | None) -> None:

@@ -12,6 +12,7 @@ from lsst.pipe.base import NoWorkFound
 
 from alerts import AlertArchive, AlertInputs, build_alerts
 from apdb import Claim, Database, Ledger, VisitState, VisitUnitOfWork
+from apdb.id_layouts import refuse_other_camera
 from apdb.queue.claims import note_session
 from apdb.queue.ledger import Outcome
 from apdb.queue.outbox import OutboxEntry
@@ -205,6 +206,8 @@ class Processor:
                     raise SkyBusy("another visit of this patch holds it: this one waits for its end") from error
             crash_at("locked", self._settings.crash_point)
             with VisitUnitOfWork(connection) as work:
+                if run.replaces:  # what the pipelines have stored is not in the queue, where this is asked first
+                    refuse_other_camera(connection, claim.visit, claim.detector, claim.message["instrument"])
                 counts = self._associate_and_write(run, subtracted, work)
                 crash_at("before_commit", self._settings.crash_point)
                 with run.clock.step("commit"):

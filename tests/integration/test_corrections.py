@@ -5,7 +5,7 @@ import io
 import fastavro
 import psycopg
 import pytest
-from confluent_kafka import Consumer, KafkaError
+from confluent_kafka import Consumer, KafkaError, Producer
 
 from alerts import AlertArchive
 from alerts.archive.selection import AlertSelection
@@ -17,6 +17,7 @@ from alerts.delivery.replay import replay
 from alerts.delivery.target import KafkaTarget, ensure_topics
 from alerts.errors import AlertError, BrokerUnavailable
 from alerts.packets.corrections import CORRECTION_ID, Correction, correction_topic, decode_correction, encode_correction
+from apdb.errors import NotFound
 from apdb.queue import outbox
 from apdb.queue.balance import imbalances
 from apdb.queue.corrections import corrections_of_sources
@@ -182,9 +183,9 @@ def test_a_relay_that_dies_sends_no_correction_twice(world, point):
     assert read_all(target, target.topic, "reader").objects() == stored_objects(survey.database)
 
 
-def _reconciled(survey, target):
+def _reconciled(survey, target, report=lambda topic, count: None):
     """Count both topics to their ends, and let that be a while after the last was published."""
-    for one in (Reconciler(survey.database, target), CorrectionReconciler(survey.database, target)):
+    for one in (Reconciler(survey.database, target, report), CorrectionReconciler(survey.database, target, report)):
         while one.step(0.4) or not one._finished:
             pass
         one.close()
@@ -208,6 +209,105 @@ def test_stored_is_published_less_retracted(world):
         (wrong,) = imbalances(c, target.topic, target.correction_topic)
     assert (wrong["visit"], wrong["detector"]) == (5, 0)
     assert wrong["nStored"] == wrong["nPublished"] - wrong["nRetracted"] - 1
+
+
+def test_what_was_corrected_long_after_its_alerts_is_judged_too(world):
+    """A visit of three days ago is withdrawn; the readers are not told of one source."""
+    survey, target = world
+    for unit in ((0, 0), (1, 0)):
+        survey.store(unit)
+    relay = Relay(survey.database, survey.archive, target)
+    patient(relay)
+    with psycopg.connect(survey.database.uri, autocommit=True) as c:
+        c.execute('UPDATE "AlertOutbox" SET "publishedAt" = "publishedAt" - interval \'3 days\'')
+    survey.withdraw((1, 0))
+    patient(relay)
+    relay.close()
+    assert _reconciled(survey, target) == []
+    with psycopg.connect(survey.database.uri, autocommit=True) as c:
+        c.execute('UPDATE "CorrectionTopicCount" SET count = count - 1')
+        (wrong,) = imbalances(c, target.topic, target.correction_topic)
+        assert (wrong["visit"], wrong["nStored"]) == (1, 0) and wrong["nPublished"] == wrong["nRetracted"] + 1
+        c.execute('UPDATE "CorrectionBatch" SET "publishedAt" = "publishedAt" - interval \'2 days\'')
+        assert imbalances(c, target.topic, target.correction_topic) == []
+
+
+def test_messages_of_others_are_passed_over_and_told(world, caplog):
+    survey, target = world
+    history(survey)
+    relay = Relay(survey.database, survey.archive, target)
+    patient(relay)
+    relay.close()
+    producer = Producer({"bootstrap.servers": target.brokers})
+    other = encode_correction(ONE)
+    key = [("visit", b"12"), ("detector", b"3")]
+    out_of_range = encode_correction(Correction(5, 7, None, 12, 99_999, "retracted", "", 61000.5))
+    for value, headers in (
+        (b"hello", []), (other[:12], key), (bytes([0, 0, 1, 95, 244]) + b"\xff" * 40, key), (other, []),
+        (other, [("visit", b"13"), ("detector", b"3")]), (out_of_range, [("visit", b"12"), ("detector", b"99999")]),
+        (b"", key),
+    ):  # fmt: skip
+        producer.produce(target.correction_topic, value, b"5", headers=headers)
+    for value, headers in (
+        (b"hello", []),
+        (b"\0\0\0\0\1", [*key, ("attempt", b"1")]),
+        (b"\xff" * 20, [*key, ("attempt", b"1")]),
+    ):
+        producer.produce(target.topic, value, b"5", headers=headers)
+    producer.flush(20)
+    told = []
+    assert _reconciled(survey, target, lambda topic, count: told.append((topic, count))) == []
+    assert sum(n for t, n in told if t == target.correction_topic) == 7
+    assert sum(n for t, n in told if t == target.topic) == 3
+    assert f"of topic {target.correction_topic} are none of the relay's; the first: [" in caplog.text
+
+
+def test_alerts_whose_file_breaks_after_they_were_taken_back_are_not_released(world, tmp_path):
+    """Two visits wait; both files break, one visit is withdrawn, of the other one source is withdrawn and one moved."""
+    survey, target = world
+    survey.store((0, 0))
+    relay = Relay(survey.database, survey.archive, target)
+    patient(relay)
+    for unit in ((1, 0), (2, 0)):
+        survey.store(unit)
+    kept = {}
+    for file in sorted((tmp_path / "alerts").rglob("*_*.avro")):
+        if any(file.name.startswith(f"{v}_") or f"_{v}_" in file.name for v in (1, 2)):
+            kept[file] = file.read_bytes()
+    assert len(kept) == 2, sorted((tmp_path / "alerts").rglob("*"))
+    survey.withdraw((1, 0))
+    for file in kept:
+        file.write_bytes(b"broken")
+    for _ in range(4):
+        try:
+            relay.step()
+        except BrokerUnavailable:
+            continue
+    with survey.database.connect() as c:
+        state = dict(
+            c.execute(
+                'SELECT visit, "droppedAt" IS NOT NULL FROM "AlertOutbox" WHERE "heldReason" IS NOT NULL'
+            ).fetchall()
+        )
+        assert state == {1: True, 2: False}
+        assert c.execute('SELECT count(*) FROM "AlertCorrection" WHERE visit = 1').fetchone() == (0,)
+        with pytest.raises(NotFound):
+            release_held(c, 1, 0)
+        ids = [
+            i
+            for (i,) in c.execute(
+                'SELECT "diaSourceId" FROM "DiaSource" WHERE visit = 2 AND "diaObjectId" > 0 ORDER BY 1'
+            )
+        ]
+        c.execute('UPDATE "DiaSource" SET "timeWithdrawnMjdTai" = 1 WHERE "diaSourceId" = %s', (ids[0],))
+        c.execute('UPDATE "DiaSource" SET "diaObjectId" = 77 WHERE "diaSourceId" = %s', (ids[1],))
+        for file, data in kept.items():
+            file.write_bytes(data)
+        release_held(c, 2, 0)
+    patient(relay)
+    relay.close()
+    assert _reconciled(survey, target) == []
+    assert read_all(target, target.topic, "reader").objects() == stored_objects(survey.database)
 
 
 def test_held_alerts(world):

@@ -193,6 +193,7 @@ def test_migrations_say_what_they_will_do_and_give_way_to_work(empty_database):
         "0012",
         "0013",
         "0014",
+        "0015",
     ]
     assert [(s["revision"], s["direction"]) for s in pending(empty_database)] == [(r, "up") for r in every]
     migrate(empty_database, "0001")

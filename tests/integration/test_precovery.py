@@ -11,6 +11,7 @@ from apdb import VisitUnitOfWork, empty_frame
 from apdb.operate.export import all_rows
 from apdb.sky.htm import polygon
 from apdb.sky.locks import lock_pixels
+from apdb.visit.changes import close_objects
 from apdb.visit.withdraw import withdraw_visit
 from association import precovery
 from association.forced_rows import rows_on_difference
@@ -224,6 +225,25 @@ def test_a_visit_that_is_taken_back_after_it_was_listed_gets_nothing(database, w
     packer, window = load_instrument("simcam").packer(), PrecoveryWindow(61013.0, 30.0, founded_within_days=5.0)
     assert precover(database.connect, difference_of, lambda v: packer, window, 61020.0).measured == len(truth[71])
     assert withdrawn and set(all_rows(database, "DiaForcedSource").visit) == {71}
+
+
+def test_objects_that_were_closed_after_they_were_listed_get_nothing(database, world):
+    """The visit that founded them is withdrawn while an earlier one is measured."""
+    folder, truth = world
+    gone, objects = [3, 5, 200], range(1, len(truth[71]) + 1)
+
+    def difference_of(visit):
+        if visit.visit == 73:
+            with database.connect() as connection, connection.transaction():
+                assert sorted(close_objects(connection, gone, 61019.5)) == gone
+        return StoredDifferences(folder)(visit)
+
+    packer, window = load_instrument("simcam").packer(), PrecoveryWindow(61013.0, 30.0, founded_within_days=5.0)
+    report = precover(database.connect, difference_of, lambda v: packer, window, 61020.0)
+    rows = all_rows(database, "DiaForcedSource")
+    assert set(rows[rows.visit == 71].diaObjectId) == set(objects)
+    assert set(rows[rows.visit == 73].diaObjectId) == set(objects) - set(gone)
+    assert report.measured == 2 * len(truth[71]) - len(gone)
 
 
 def test_the_command(database, world, tmp_path):

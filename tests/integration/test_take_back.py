@@ -14,9 +14,11 @@ import pytest
 from hypothesis import Phase, given
 from hypothesis import strategies as st
 from lsst.dax.apdb import DiaSourceId
+from lsst.sphgeom import Angle, Circle, LonLat, UnitVector3d
 
 from apdb import Database, PostgresApdb, VisitUnitOfWork
 from apdb.errors import NotFound, VisitRunning
+from apdb.sky.locks import lock_pixels, sky_locks
 from apdb.visit.repair import renew_marked
 from apdb.visit.withdraw import withdraw_visit
 from tests.support.drawn import drawn, tell_seed
@@ -138,7 +140,9 @@ def test_a_withdrawn_visit_leaves_no_mark(pair):
     for unit in (*BASE, (5, 0)):
         survey.store(unit, 1)
     before = dump(survey.database)
-    survey.store((6, 0), 1)
+    survey.store((6, 0), next(v for v in range(20) if contents(6, 0, v).body))
+    bodies = 'SELECT count(*) FROM "SSSource" b JOIN "DiaSource" s USING ("diaSourceId") WHERE s.visit = 6'
+    assert rows_of(survey.database, bodies) == [(1,)]
     survey.withdraw((6, 0))
     after = dump(survey.database)
     for name in before:
@@ -151,10 +155,9 @@ def test_a_withdrawn_visit_leaves_no_mark(pair):
         survey.database, 'SELECT count(*), count("sideFlags") FROM "DiaForcedSourceWithdrawn" WHERE visit = 6'
     )
     assert kept[0][0] == kept[0][1] > 0
-    assert (
-        rows_of(survey.database, f'SELECT count(*) FROM "DiaSource" WHERE "ssObjectId" = {BODY} AND visit = 6')[0][0]
-        < 2
-    )
+    assert rows_of(survey.database, bodies) == [(0,)]
+    valid = f'SELECT "timeWithdrawnMjdTai" IS NULL FROM "DiaSource" WHERE "ssObjectId" = {BODY} AND visit = 6'
+    assert rows_of(survey.database, valid) == [(False,)]
 
 
 def _star_0(seen, units):
@@ -276,6 +279,44 @@ def test_a_source_is_withdrawn_while_another_visit_is_stored(pair):
     assert [r for r in rows_of(survey.database, _BROKEN) if r[1]] == []
     gone = f'SELECT "timeWithdrawnMjdTai" IS NOT NULL FROM "DiaSource" WHERE "diaSourceId" = {withdrawn}'
     assert rows_of(survey.database, gone) == [(True,)]
+
+
+def test_sources_are_withdrawn_while_a_visit_measures_their_object(pair):
+    """It makes no version of the object, and no row of its conflicts: the withdrawal waits for the sky, and closes what it left."""
+    survey, _ = pair
+    survey.reset(replicated=False)
+    for unit in BASE:
+        survey.store(unit)
+    late, version = _star_0(False, [(10, 0)])
+    owner, ids = rows_of(
+        survey.database,
+        'SELECT l."diaObjectId", array_agg("diaSourceId") FROM "DiaObjectLast" l JOIN "DiaSource" s USING ("diaObjectId") WHERE '
+        "l.dec BETWEEN 11.9995 AND 12.0005 GROUP BY 1",
+    )[0]
+
+    def withdraw():
+        client = PostgresApdb(survey.database.uri)
+        client.withdrawDiaSources(
+            [DiaSourceId(diaSourceId=i, ra=0.0, dec=12.0, midpointMjdTai=midpoint(0)) for i in ids]
+        )
+        client.close()
+
+    pixels = lock_pixels(Circle(UnitVector3d(LonLat.fromDegrees(0.0, 12.0)), Angle.fromDegrees(0.01)))
+    with ThreadPoolExecutor(1) as pool, survey.database.connect() as connection:
+        with sky_locks(connection, pixels), VisitUnitOfWork(connection) as work:
+            frames = survey._frames(work, late, 0, contents(*late, version), False)
+            assert owner in set(frames[2].diaObjectId) - set(frames[0].diaObjectId)
+            withdrawing = pool.submit(withdraw)
+            deadline = time.monotonic() + 30
+            while not (rows_of(survey.database, _WAITS)[0][0] or withdrawing.done()):
+                assert time.monotonic() < deadline
+            work.store(survey.now + 0.5, *frames)
+            work.commit()
+        withdrawing.result(30)
+    assert [r for r in rows_of(survey.database, _BROKEN) if r[1]] == []
+    assert rows_of(survey.database, f'SELECT 1 FROM "DiaObjectLast" WHERE "diaObjectId" = {owner}') == []
+    moved = f'SELECT count(*) FROM "DiaForcedSourceWithdrawn" WHERE "diaObjectId" = {owner} AND visit = {late[0]}'
+    assert rows_of(survey.database, moved) == [(1,)]
 
 
 _WAITS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from astropy.time import Time
 
+from apdb import columns_of
 from apdb.errors import IdLayoutConflict, VisitConflict
 from apdb.id_layouts import claim_layout, layouts
 from apdb.operate.export import all_rows, latest_objects
@@ -138,6 +139,22 @@ def test_optional_columns_that_are_absent_are_null(database, absent):
         assert metadata[name] >= 0
 
 
+@pytest.mark.parametrize(
+    "absent", [["band"], [c.name for c in columns_of("DiaSource") if c.nullable]], ids=["band", "all"]
+)
+def test_sources_without_a_band_are_of_that_of_the_image(database, absent):
+    """Also where an object has a history: its mean is that of both visits."""
+    for visit, flux in ((1, 500.0), (2, 700.0)):
+        e = image(visit, "i")
+        table = sources(e, *GRID.T, flux=flux)
+        run(database, e, table.drop(columns=absent) if visit == 1 else table.assign(band=[None, *"i" * 24]))
+    assert (all_rows(database, "DiaSource").band == "i").all()
+    objects = latest_objects(database)
+    number, mean = (2, 600.0) if absent == ["band"] else (1, 700.0)  # all: the first has no flux
+    assert (objects.i_psfFluxNdata == number).all() and len(objects) == 25
+    np.testing.assert_allclose(objects.i_psfFluxMean, mean, rtol=1e-6)
+
+
 def test_a_body_without_a_place_is_nowhere_and_a_band_must_be_known(database):
     e = image(1)
     table = sources(e, *GRID.T).astype({"diaSourceId": np.uint64, "diaObjectId": np.uint64})
@@ -187,6 +204,20 @@ def test_two_detectors_of_one_exposure_are_one_epoch(database):
     e = image(2)
     done, _ = run(database, e, sources(e, *GRID.T), config=config)
     assert len(done.diaForcedSources) == len(done.alertDiaSources) == 25
+
+
+def test_two_detectors_of_an_exposure_long_ago_are_one_epoch_too(database):
+    """Seen by two detectors, then 500 days later: that is the second visit, not the third."""
+    config = {"alertLeastDiaSources": 3}
+    for detector in (3, 4):
+        e = image(1, mjd=60400.0)
+        e.visit_info = replace(e.visit_info, detector=detector)
+        run(database, e, sources(e, *GRID.T), config=config)
+    for visit, alerts in ((2, 0), (3, 25)):
+        e = image(visit, mjd=60900.0)
+        done, _ = run(database, e, sources(e, *GRID.T), config=config)
+        assert (latest_objects(database).nDiaSources == visit + 1).all()
+        assert len(done.alertDiaSources) == alerts
 
 
 @pytest.mark.parametrize(("visit", "detector"), [(2026112800123, 3), (17122009979, 0), (7, 1000)])

@@ -33,9 +33,11 @@ def test_names_beside_a_designation_do_not_count():
 def test_bodies_that_differ_have_other_ids():
     names = ["C/2014 UN271", "C/2014 UN272", "P/2014 UN271", "2014 UN271", "73P-B", "73P-C", "73P-BC", "73P", "(12345) Foo",
              "(12346) Foo", "A body without designation 1", "A body without designation 2", "D/1993 F2-AB", "D/1993 F2-AC",
-             "D/1993 F2-A"]  # fmt: skip
+             "D/1993 F2-A", "AB C", "A BC", "ABC", "C/2026 A620", "C/2026 A621", "1998 AA620", "2062 AA620", "2063 AA620",
+             "(15396335)", "(15396336)", "(20000000)", "(620000)", "20000001", "(16777216)"]  # fmt: skip
     assert len({ss_object_id(n) for n in names}) == len(names)
     assert all(len(pack_designation(n)) <= 8 for n in names)
+    assert [pack_designation(n)[0] for n in ("C/2026 A620", "1998 AA620", "2062 AA620", "(20000000)")] == ["#"] * 4
 
 
 def test_designations_fit_their_column():
