@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from calibration.errors import SingularFit
+from calibration.errors import JointCalibrationError, SingularFit
 from calibration.joint.atmosphere.fields import fit_fields
 from calibration.joint.config import JointcalConfig
 from calibration.joint.data import Images, Measurements
@@ -17,7 +17,7 @@ from calibration.joint.held_out import held_absolute, held_chi2
 from calibration.joint.image_quality import image_table, suspect_images
 from calibration.joint.matching.references import References
 from calibration.joint.matching.register import Registration
-from calibration.joint.matching.stars import Associated, associate, split_stars
+from calibration.joint.matching.stars import Associated, associate, split_stars, without_untied
 from calibration.joint.model.astrometry import AstrometryProblem
 from calibration.joint.model.build_astrometry import AstrometryBuilder, build_wcs
 from calibration.joint.model.build_photometry import PhotometryBuilder
@@ -37,6 +37,7 @@ _GAINED = 0.01  # of the measurements, matched beside the others once the maps a
 _LEAST_GAINED = 5
 _ROUNDS = 3
 _WEAK = 0.25  # of the images, held by few stars: by such a fit nothing is matched again
+_NAMED = 5
 _LEAST_MOVED = 10  # matched measurements of an image whose chip may have moved
 LARGEST_CHECKED = 200_000  # measurements that are linearised at once
 
@@ -74,6 +75,8 @@ class FitInputs:
         stars; the maps still start from the input.
     trusted
         How far the terms of second order of a map may be from the input WCS at the least, arcsec.
+    need
+        ``astrometry`` (images without a time are left out, where reference stars move) or ``photometry``.
     """
 
     images: Images
@@ -87,22 +90,40 @@ class FitInputs:
     fitted: Mapping[tuple[int, int], ComposedWcs] | None = None
     registration: Registration | None = None
     trusted: float = 0.0
+    need: str = "photometry"
 
     @cached_property
     def associated(self) -> tuple[Images, Associated]:
         """The images that have a measurement of a star, and the stars."""
-        return _present(self.images, self.matched)
+        model = self.config.astrometryModel if self.need == "astrometry" else self.config.photometryModel
+        parts = np.arange(len(self.images)) if model.startswith("simple") else self.images.visit
+        return _present(self.images, without_untied(self.images, self.matched, parts))
 
     @cached_property
     def matched(self) -> Associated:
         """The stars on all images."""
         c = self.config
+        measurements = self._timed() if self.need == "astrometry" else self.measurements
         images, registered, warn = self.images, self.registered, (c.minMeasuredStarsPerCcd, c.minRefStarsPerCcd)
         if self.fitted is not None:
             places = [self.fitted.get(images.key(i), images.wcs[i]) for i in range(len(images))]
             images, registered, warn = replace(images, wcs=places), True, (0, 0)
-        a = associate(images, self.measurements, self.references, c.matchCut, c.minMeasurements, warn, registered)
+        a = associate(images, measurements, self.references, c.matchCut, c.minMeasurements, warn, registered)
         return a if self.registration is None else replace(a, registration=self.registration)
+
+    def _timed(self) -> Measurements:
+        """Return the measurements of the images whose time is known, where reference stars move; others are left out by name."""
+        untimed = np.flatnonzero(~np.isfinite(self.images.mjd_tai))
+        if not untimed.size or not self.references.motion.any():
+            return self.measurements
+        listed = ", ".join(self.images.label(int(i)) for i in untimed[:_NAMED])
+        words = f"{untimed.size} of {len(self.images)} images have no time, and reference stars move"
+        mend = f"give midpoint_mjd_tai (MJD-OBS), or set astrometryRefs.applyProperMotion=False ({listed})"
+        if untimed.size == len(self.images):
+            raise JointCalibrationError(f"{words}: {mend}")
+        if self.fitted is None:
+            log.warning("%s: left out; %s", words, mend)
+        return self.measurements.take(~np.isin(self.measurements.image, untimed))
 
 
 def fit_astrometry(inputs: FitInputs) -> tuple[Images, AstrometryHalf]:
