@@ -26,6 +26,7 @@ from calibration.joint.solve.debug import Watch
 from calibration.joint.solve.draws import parameter_draws, taken_degrees
 from calibration.joint.solve.fit import FitReport, FitSettings, Hooks, Progress, Stage, fit
 from calibration.joint.solve.minimize import evaluate
+from calibration.joint.whiteness import whiteness
 from exposure.camera import Camera
 from exposure.wcs.mapped import ComposedWcs
 from tasks.arrays import I64
@@ -36,6 +37,9 @@ log = logging.getLogger("alertprod.jointcal")
 _GAINED = 0.01  # of the measurements, matched beside the others once the maps are known: then all is fitted again
 _LEAST_GAINED = 5
 _ROUNDS = 3
+_PUSHED, _PUSHED_SHARE = 8.0, 4.0  # sigma, and times the typical chip: turbulence pushes all of them
+_MOST_MOVED = 0.67  # of the chips: some tell where the others moved to
+_CHIP_ROUNDS = 6  # chips that moved little stand out once those that moved far have maps of their own
 _WEAK = 0.25  # of the images, held by few stars: by such a fit nothing is matched again
 _NAMED = 5
 _LEAST_MOVED = 10  # matched measurements of an image whose chip may have moved
@@ -146,12 +150,16 @@ def fit_astrometry(inputs: FitInputs) -> tuple[Images, AstrometryHalf]:
             break
         inputs = closer
         images, half = _fit_astrometry(inputs, frozenset())
-    moved = _moved_chips(half.quality) if inputs.config.astrometryModel == "constrained" else frozenset()
-    if not moved:
-        return images, half
-    listed = ", ".join(f"visit {v} detector {d}" for v, d in sorted(moved)[:10])
-    log.warning("%d images do not follow the chip maps of the others and get their own: %s", len(moved), listed)
-    return _fit_astrometry(inputs, moved)
+    own: frozenset[tuple[int, int]] = frozenset()
+    for _ in range(_CHIP_ROUNDS if inputs.config.astrometryModel == "constrained" else 0):
+        moved = (_moved_chips(half.quality) or _pushed_chips(half, images, own)) - own
+        if not moved or len({d for _, d in own | moved}) > _MOST_MOVED * np.unique(images.detector).size:
+            break
+        listed = ", ".join(f"visit {v} detector {d}" for v, d in sorted(moved)[:10])
+        log.warning("%d images do not follow the chip maps of the others and get their own: %s", len(moved), listed)
+        own |= moved
+        images, half = _fit_astrometry(inputs, own)
+    return images, half
 
 
 def _matched_again(inputs: FitInputs, half: AstrometryHalf) -> FitInputs | None:
@@ -183,6 +191,25 @@ def _moved_chips(table: pd.DataFrame) -> frozenset[tuple[int, int]]:
     return frozenset(zip(of.visit.tolist(), of.detector.tolist(), strict=True))
 
 
+def _pushed_chips(half: AstrometryHalf, images: Images, own: frozenset[tuple[int, int]]) -> frozenset[tuple[int, int]]:
+    """Return (visit, detector) of all images of the chips whose residuals push their images to and fro, far more than others'.
+
+    A chip that moved by a part of a pixel between visits loses nothing as outliers: each image is off by half of the step.
+    """
+    white, shared = half.white, np.array([images.key(i) not in own for i in range(len(images))])
+    if white is None or not shared.any():
+        return frozenset()
+    detectors, chip = np.unique(images.detector, return_inverse=True)
+    push = np.bincount(chip[shared], white.whole[shared], detectors.size)
+    degrees = half.problem.dimension * np.bincount(chip[shared], white.whole[shared] > 0, detectors.size)
+    loud = (push > degrees + _PUSHED * np.sqrt(2.0 * degrees)) & (degrees > half.problem.dimension)
+    loud &= push > _PUSHED_SHARE * np.median(push)
+    if not loud.any():
+        return frozenset()
+    worst = detectors[loud & (push > 0.5 * push[loud].max())]
+    return frozenset(images.key(int(i)) for i in np.flatnonzero(np.isin(images.detector, worst)))
+
+
 def _fit_astrometry(inputs: FitInputs, own_chips: frozenset[tuple[int, int]]) -> tuple[Images, AstrometryHalf]:
     """Fit once; the images of `own_chips` (visit, detector) have chip maps of their own."""
     config = inputs.config
@@ -206,6 +233,7 @@ def _fit_astrometry(inputs: FitInputs, own_chips: frozenset[tuple[int, int]]) ->
     half.metrics |= {"relative_rms_mas": astrometric_scatter(problem, a, which)}
     if held.size:
         _validate_astrometry(half, config)
+    half.white = whiteness(half, images)
     half.quality = image_table(half, images, inputs.images, inputs.measurements, config.maxWcsError)
     return images, half
 
@@ -278,6 +306,7 @@ def fit_photometry(inputs: FitInputs) -> tuple[Images, PhotometryHalf]:
             "photometry_validation_chi2_per_ndof": chi2 / ndof if ndof > 0 else float("nan"),
             "photometry_validation_repeatability_mmag": photometric_scatter(half.held, a, held),
         }
+    half.white = whiteness(half, images)
     half.quality = image_table(half, images, inputs.images, inputs.measurements, config.maxCalibrationError)
     return images, half
 

@@ -36,7 +36,7 @@ from calibration.joint.reference_field import (
 )
 from calibration.joint.result import AstrometryHalf, JointResult, PhotometryHalf, star_table
 from calibration.joint.solve.fit import FitReport, Progress
-from calibration.joint.whiteness import white_metrics, whiteness
+from calibration.joint.whiteness import white_metrics
 from exposure import ExposureCatalog, PhotoCalib
 from exposure.camera import Camera
 from exposure.wcs.mapped import ComposedWcs
@@ -124,7 +124,7 @@ class JointFit:
             quality["astrometry"] = astrometry.quality
             wcs = self._published(build_wcs(astrometry.builder), quality["astrometry"])
             over_sky, told = self._against_references(astrometry)
-            metrics |= astrometry.metrics | told | white_metrics("astrometry", whiteness(astrometry, fitted))
+            metrics |= astrometry.metrics | told | white_metrics("astrometry", astrometry.white)
         if self.config.doPhotometry:
             with self.timed("photometry"):
                 references = self._references("photometry", images)
@@ -135,7 +135,7 @@ class JointFit:
                 )
             quality["photometry"] = photometry.quality
             calibs = self._published(build_calibrations(photometry.builder), quality["photometry"])
-            metrics |= photometry.metrics | white_metrics("photometry", whiteness(photometry, photo_images))
+            metrics |= photometry.metrics | white_metrics("photometry", photometry.white)
             metrics["photometry_input_offset_mag"] = _input_offset(calibs, images)
             flux_field = field(flux_differences(photometry, self.config), ("d_mag",))
             metrics |= flux_field_metrics(flux_field)

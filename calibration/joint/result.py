@@ -1,7 +1,7 @@
 """What comes of the two fits: positions, fluxes, numbers that judge them."""
 
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,9 @@ from exposure.photocalib import AB_ZEROPOINT
 from exposure.wcs.mapped import ComposedWcs
 from tasks.arrays import F64, I64, Flags
 from tasks.sphere import sky_positions
+
+if TYPE_CHECKING:
+    from calibration.joint.whiteness import Whiteness
 
 __all__ = [
     "AstrometryHalf",
@@ -56,6 +59,8 @@ class Half(Generic[ProblemT, BuilderT]):
         (P, R) of the errors of the parameters; None where they are not known.
     quality
         One row per image that was given, see `calibration.joint.image_quality.image_table`.
+    white
+        Whether the residuals of each visit are independent of each other over the focal plane.
     """
 
     associated: Associated
@@ -68,6 +73,7 @@ class Half(Generic[ProblemT, BuilderT]):
     metrics: dict[str, float] = field(default_factory=dict)
     draws: F64 | None = None
     quality: pd.DataFrame = field(default_factory=pd.DataFrame)
+    white: "Whiteness | None" = None
 
     def parts(self) -> list[tuple[ProblemT, I64, bool]]:
         """Return problem, indices of stars (M,), and whether they were held out, of all that has stars."""
