@@ -14,6 +14,8 @@ __all__ = ["shifts_by_headers"]
 log = logging.getLogger("alertprod.jointcal")
 _NAMED = 10
 _FAR = 0.5  # of what the camera file is trusted to
+_LEAST_CHIPS = 5  # of a visit that tell one of them from an offset, a scale and a turn of all
+_ROUNDS = 20
 _HEADER = 1.0  # px to which headers say where chips sit beside each other
 
 
@@ -51,13 +53,15 @@ def shifts_by_headers(
     shift = np.full((n_visits, len(focal), 2), np.nan)
     for v in range(n_visits):
         of = np.flatnonzero(visit == v)
-        if of.size > 2:
+        if of.size >= _LEAST_CHIPS:
             shift[v, chip[of]] = _of_visit(order, focal[chip[of]], sky[of], float(np.median(pixel)), trusted)
     out = np.zeros((len(focal), 2))
     told = np.isfinite(shift).any((0, 2))
     out[told] = np.nanmedian(shift[:, told], axis=0)
     own = np.arange(len(focal)) >= n_shared
     far = (np.hypot(*out.T) / pixel > _FAR * trusted) & ~own
+    if 3 * far.sum() > n_shared:  # then headers are rough
+        return np.zeros_like(out)
     if far.any():
         listed = ", ".join(
             f"detector {detectors[c]}: {np.hypot(*out[c]) / pixel[c]:.0f} px" for c in np.flatnonzero(far)[:_NAMED]
@@ -83,5 +87,25 @@ def _of_visit(order: int, focal: F64, sky: F64, pixel: float, trusted: float) ->
     indicator = np.repeat(np.eye(k), n, axis=0)
     free = indicator - basis @ (basis.T @ indicator)
     moved = np.linalg.solve(free.T @ free + (_HEADER / trusted) ** 2 * np.eye(k), free.T @ target)
-    shift = moved @ np.linalg.inv(linear).T
-    return np.asarray(shift - np.median(shift, axis=0))  # what all have in common is the pointing's
+    return _odd(moved @ np.linalg.inv(linear).T, focal.mean(1))
+
+
+def _odd(shift: F64, place: F64) -> F64:
+    """Return shifts (K, 2) of chips without the offset, scale and turn that those of most have in common: headers that are
+    wrong each about its own middle, or the pointing.
+    """
+    k = len(shift)
+    centre = place - place.mean(0)
+    terms = np.zeros((2 * k, 4))
+    terms[:k, 0] = terms[k:, 1] = 1.0
+    terms[:k, 2], terms[k:, 2] = centre.T
+    terms[:k, 3], terms[k:, 3] = -centre[:, 1], centre[:, 0]
+    target, weight = shift.T.ravel(), np.ones(k)
+    off = shift
+    for _ in range(_ROUNDS):  # least absolute deviations: one chip that is far off pulls as little as any
+        row = np.sqrt(np.tile(weight, 2))
+        solved = np.linalg.lstsq(terms * row[:, None], target * row, rcond=None)[0]
+        off = (target - terms @ solved).reshape(2, k).T
+        size = np.hypot(*off.T)
+        weight = 1.0 / np.maximum(size, 1e-3 * max(float(size.max()), 1e-12))
+    return np.asarray(off)
