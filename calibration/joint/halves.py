@@ -192,7 +192,7 @@ def _moved_chips(table: pd.DataFrame) -> frozenset[tuple[int, int]]:
 
 
 def _pushed_chips(half: AstrometryHalf, images: Images, own: frozenset[tuple[int, int]]) -> frozenset[tuple[int, int]]:
-    """Return (visit, detector) of all images of the chips whose residuals push their images to and fro, far more than others'.
+    """Return (visit, detector) of all images of the chips whose residuals push their images back and forth, far more than others'.
 
     A chip that moved by a part of a pixel between visits loses nothing as outliers: each image is off by half of the step.
     """
