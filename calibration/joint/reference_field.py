@@ -106,8 +106,7 @@ def flux_differences(half: PhotometryHalf, config: JointcalConfig) -> Difference
     problem.kept = kept[index]
     evaluate(problem)
     problem.freeze_errors()
-    for _ in range(2):
-        alone = evaluate(problem).star_inverse[:, 0, 0]
+    alone = evaluate(problem).star_inverse[:, 0, 0]  # stars enter linearly: they are at rest
     value = problem.stars.value[:, 0]
     reference = a.references.take(a.stars.reference[tied])
     with np.errstate(invalid="ignore", divide="ignore"):
