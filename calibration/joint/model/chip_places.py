@@ -87,7 +87,7 @@ def _of_visit(order: int, focal: F64, sky: F64, pixel: float, trusted: float) ->
     indicator = np.repeat(np.eye(k), n, axis=0)
     free = indicator - basis @ (basis.T @ indicator)
     moved = np.linalg.solve(free.T @ free + (_HEADER / trusted) ** 2 * np.eye(k), free.T @ target)
-    return _odd(moved @ np.linalg.inv(linear).T, focal.mean(1))
+    return _odd(np.asarray(moved @ np.linalg.inv(linear).T, np.float64), np.asarray(focal.mean(1), np.float64))
 
 
 def _odd(shift: F64, place: F64) -> F64:
