@@ -173,8 +173,9 @@ def _run(parsed: Any, task_class: Any, speak: Callable[[str], None]) -> CommandR
     result = task.run(tables, summaries, Camera.read(parsed.camera), parsed.tract, progress=progress)
     with _drawing(result, parsed.out / "pictures") if parsed.pictures else nullcontext():
         output_tables = {"stars": result.stars, "image_quality": result.image_quality}
-        if result.reference_field is not None:
-            output_tables["reference_field"] = result.reference_field
+        for name in ("reference_field", "photometry_reference_field"):
+            if (table := getattr(result, name)) is not None:
+                output_tables[name] = table
         write_outputs(
             parsed.out, result.images, result.outputWcs, result.outputPhotoCalib, output_tables, result.metrics
         )

@@ -9,6 +9,15 @@ import lsst.pex.config as pexConfig
 __all__ = ["JointcalConfig", "ReferenceConfig", "SourceSelectorConfig"]
 
 
+# name, least value, and whether it must be above that
+_LIMITS = (
+    ("outlierRejectSigma", 0.0, True), ("matchCut", 0.0, True), ("positionErrorPedestal", 0.0, False),
+    ("photometryErrorPedestal", 0.0, False), ("astrometryReferenceErr", 0.0, True), ("chipPositionPrior", 0.0, False),
+    ("photometryFieldPrior", 0.0, True), ("maxReducedChi2", 0.0, True), ("maxWcsError", 0.0, True),
+    ("maxCalibrationError", 0.0, True), ("properMotionPrior", 0.0, True),
+)  # fmt: skip
+
+
 class SourceSelectorConfig(pexConfig.Config):
     """Which sources are good stars (the "science" selector)."""
 
@@ -211,7 +220,8 @@ class JointcalConfig(pexConfig.Config):
             raise pexConfig.FieldValidationError(
                 JointcalConfig.colorterms, self, "applyColorTerms=True needs a library of colour terms: set colorterms"
             )
-        if self.outlierRejectSigma <= 0 or self.matchCut <= 0 or self.positionErrorPedestal < 0:
-            raise pexConfig.FieldValidationError(
-                JointcalConfig.matchCut, self, "outlierRejectSigma and matchCut must be > 0, positionErrorPedestal >= 0"
-            )
+        for name, least, above in _LIMITS:
+            value = getattr(self, name)
+            if (value is not None and not (value > least if above else value >= least)) or value == float("inf"):
+                what = f"{name} must be {'>' if above else '>='} {least:g} and finite, not {value}"
+                raise pexConfig.FieldValidationError(getattr(JointcalConfig, name), self, what)

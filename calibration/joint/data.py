@@ -110,7 +110,9 @@ class Measurements:
     flux, flux_err
         Instrument units.
     source_id
-        As in the source table.
+        As in the source table; it need not be unique.
+    row
+        Number of the measurement among all that were given, the same in both halves of a fit.
     """
 
     image: I64
@@ -122,6 +124,7 @@ class Measurements:
     flux: F64
     flux_err: F64
     source_id: I64
+    row: I64
 
     def __len__(self) -> int:
         return int(self.image.size)

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from calibration.errors import SingularFit
+from calibration.errors import JointCalibrationError, SingularFit
 from calibration.joint.atmosphere.fields import fit_fields
 from calibration.joint.config import JointcalConfig
 from calibration.joint.data import Images, Measurements
@@ -17,7 +17,7 @@ from calibration.joint.held_out import held_absolute, held_chi2
 from calibration.joint.image_quality import image_table, suspect_images
 from calibration.joint.matching.references import References
 from calibration.joint.matching.register import Registration
-from calibration.joint.matching.stars import Associated, associate, split_stars
+from calibration.joint.matching.stars import Associated, associate, split_stars, without_untied
 from calibration.joint.model.astrometry import AstrometryProblem
 from calibration.joint.model.build_astrometry import AstrometryBuilder, build_wcs
 from calibration.joint.model.build_photometry import PhotometryBuilder
@@ -26,6 +26,7 @@ from calibration.joint.solve.debug import Watch
 from calibration.joint.solve.draws import parameter_draws, taken_degrees
 from calibration.joint.solve.fit import FitReport, FitSettings, Hooks, Progress, Stage, fit
 from calibration.joint.solve.minimize import evaluate
+from calibration.joint.whiteness import whiteness
 from exposure.camera import Camera
 from exposure.wcs.mapped import ComposedWcs
 from tasks.arrays import I64
@@ -36,7 +37,11 @@ log = logging.getLogger("alertprod.jointcal")
 _GAINED = 0.01  # of the measurements, matched beside the others once the maps are known: then all is fitted again
 _LEAST_GAINED = 5
 _ROUNDS = 3
+_PUSHED, _PUSHED_SHARE = 8.0, 4.0  # sigma, and times the typical chip: turbulence pushes all of them
+_MOST_MOVED = 0.67  # of the chips: some tell where the others moved to
+_CHIP_ROUNDS = 6  # chips that moved little stand out once those that moved far have maps of their own
 _WEAK = 0.25  # of the images, held by few stars: by such a fit nothing is matched again
+_NAMED = 5
 _LEAST_MOVED = 10  # matched measurements of an image whose chip may have moved
 LARGEST_CHECKED = 200_000  # measurements that are linearised at once
 
@@ -74,6 +79,8 @@ class FitInputs:
         stars; the maps still start from the input.
     trusted
         How far the terms of second order of a map may be from the input WCS at the least, arcsec.
+    need
+        ``astrometry`` (images without a time are left out, where reference stars move) or ``photometry``.
     """
 
     images: Images
@@ -87,22 +94,40 @@ class FitInputs:
     fitted: Mapping[tuple[int, int], ComposedWcs] | None = None
     registration: Registration | None = None
     trusted: float = 0.0
+    need: str = "photometry"
 
     @cached_property
     def associated(self) -> tuple[Images, Associated]:
         """The images that have a measurement of a star, and the stars."""
-        return _present(self.images, self.matched)
+        model = self.config.astrometryModel if self.need == "astrometry" else self.config.photometryModel
+        parts = np.arange(len(self.images)) if model.startswith("simple") else self.images.visit
+        return _present(self.images, without_untied(self.images, self.matched, parts))
 
     @cached_property
     def matched(self) -> Associated:
         """The stars on all images."""
         c = self.config
+        measurements = self._timed() if self.need == "astrometry" else self.measurements
         images, registered, warn = self.images, self.registered, (c.minMeasuredStarsPerCcd, c.minRefStarsPerCcd)
         if self.fitted is not None:
             places = [self.fitted.get(images.key(i), images.wcs[i]) for i in range(len(images))]
             images, registered, warn = replace(images, wcs=places), True, (0, 0)
-        a = associate(images, self.measurements, self.references, c.matchCut, c.minMeasurements, warn, registered)
+        a = associate(images, measurements, self.references, c.matchCut, c.minMeasurements, warn, registered)
         return a if self.registration is None else replace(a, registration=self.registration)
+
+    def _timed(self) -> Measurements:
+        """Return the measurements of the images whose time is known, where reference stars move; others are left out by name."""
+        untimed = np.flatnonzero(~np.isfinite(self.images.mjd_tai))
+        if not untimed.size or not self.references.motion.any():
+            return self.measurements
+        listed = ", ".join(self.images.label(int(i)) for i in untimed[:_NAMED])
+        words = f"{untimed.size} of {len(self.images)} images have no time, and reference stars move"
+        mend = f"give midpoint_mjd_tai (MJD-OBS), or set astrometryRefs.applyProperMotion=False ({listed})"
+        if untimed.size == len(self.images):
+            raise JointCalibrationError(f"{words}: {mend}")
+        if self.fitted is None:
+            log.warning("%s: left out; %s", words, mend)
+        return self.measurements.take(~np.isin(self.measurements.image, untimed))
 
 
 def fit_astrometry(inputs: FitInputs) -> tuple[Images, AstrometryHalf]:
@@ -125,12 +150,16 @@ def fit_astrometry(inputs: FitInputs) -> tuple[Images, AstrometryHalf]:
             break
         inputs = closer
         images, half = _fit_astrometry(inputs, frozenset())
-    moved = _moved_chips(half.quality) if inputs.config.astrometryModel == "constrained" else frozenset()
-    if not moved:
-        return images, half
-    listed = ", ".join(f"visit {v} detector {d}" for v, d in sorted(moved)[:10])
-    log.warning("%d images do not follow the chip maps of the others and get their own: %s", len(moved), listed)
-    return _fit_astrometry(inputs, moved)
+    own: frozenset[tuple[int, int]] = frozenset()
+    for _ in range(_CHIP_ROUNDS if inputs.config.astrometryModel == "constrained" else 0):
+        moved = (_moved_chips(half.quality) or _pushed_chips(half, images, own)) - own
+        if not moved or len({d for _, d in own | moved}) > _MOST_MOVED * np.unique(images.detector).size:
+            break
+        listed = ", ".join(f"visit {v} detector {d}" for v, d in sorted(moved)[:10])
+        log.warning("%d images do not follow the chip maps of the others and get their own: %s", len(moved), listed)
+        own |= moved
+        images, half = _fit_astrometry(inputs, own)
+    return images, half
 
 
 def _matched_again(inputs: FitInputs, half: AstrometryHalf) -> FitInputs | None:
@@ -162,6 +191,25 @@ def _moved_chips(table: pd.DataFrame) -> frozenset[tuple[int, int]]:
     return frozenset(zip(of.visit.tolist(), of.detector.tolist(), strict=True))
 
 
+def _pushed_chips(half: AstrometryHalf, images: Images, own: frozenset[tuple[int, int]]) -> frozenset[tuple[int, int]]:
+    """Return (visit, detector) of all images of the chips whose residuals push their images back and forth, far more than others'.
+
+    A chip that moved by a part of a pixel between visits loses nothing as outliers: each image is off by half of the step.
+    """
+    white, shared = half.white, np.array([images.key(i) not in own for i in range(len(images))])
+    if white is None or not shared.any():
+        return frozenset()
+    detectors, chip = np.unique(images.detector, return_inverse=True)
+    push = np.bincount(chip[shared], white.whole[shared], detectors.size)
+    degrees = half.problem.dimension * np.bincount(chip[shared], white.whole[shared] > 0, detectors.size)
+    loud = (push > degrees + _PUSHED * np.sqrt(2.0 * degrees)) & (degrees > half.problem.dimension)
+    loud &= push > _PUSHED_SHARE * np.median(push)
+    if not loud.any():
+        return frozenset()
+    worst = detectors[loud & (push > 0.5 * push[loud].max())]
+    return frozenset(images.key(int(i)) for i in np.flatnonzero(np.isin(images.detector, worst)))
+
+
 def _fit_astrometry(inputs: FitInputs, own_chips: frozenset[tuple[int, int]]) -> tuple[Images, AstrometryHalf]:
     """Fit once; the images of `own_chips` (visit, detector) have chip maps of their own."""
     config = inputs.config
@@ -185,6 +233,7 @@ def _fit_astrometry(inputs: FitInputs, own_chips: frozenset[tuple[int, int]]) ->
     half.metrics |= {"relative_rms_mas": astrometric_scatter(problem, a, which)}
     if held.size:
         _validate_astrometry(half, config)
+    half.white = whiteness(half, images)
     half.quality = image_table(half, images, inputs.images, inputs.measurements, config.maxWcsError)
     return images, half
 
@@ -257,6 +306,7 @@ def fit_photometry(inputs: FitInputs) -> tuple[Images, PhotometryHalf]:
             "photometry_validation_chi2_per_ndof": chi2 / ndof if ndof > 0 else float("nan"),
             "photometry_validation_repeatability_mmag": photometric_scatter(half.held, a, held),
         }
+    half.white = whiteness(half, images)
     half.quality = image_table(half, images, inputs.images, inputs.measurements, config.maxCalibrationError)
     return images, half
 

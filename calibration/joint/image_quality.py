@@ -15,7 +15,6 @@ from calibration.joint.formal_errors import calibration_errors, wcs_errors
 from calibration.joint.model.build_astrometry import AstrometryBuilder
 from calibration.joint.result import AstrometryHalf, PhotometryHalf, residuals
 from calibration.joint.solve.minimize import evaluate
-from calibration.joint.whiteness import whiteness
 from tasks.arrays import F64, Flags
 
 __all__ = ["by_image", "image_table", "lost_images", "report_images", "report_weak", "suspect_images"]
@@ -29,6 +28,7 @@ LEAST_ODD, ODD_SHARE = 3, 0.3  # images of a visit that stand out: with more, on
 LEAST_TOLD = 10  # kept measurements of an image; with fewer it is weak
 BAD_FIT = 4.0  # chi2 per degree of freedom above which a model is not that of its data
 VISIT_KEPT = 0.9  # of the share that the best visit keeps: below it, and not white, a visit is clouded
+VISIT_CHI2 = 1.5  # times the chi2 of a typical visit: above it, and not white, a visit is clouded too
 HIGH_CHI2 = 2.0  # times the typical chi2 per degree of freedom
 _SIGMA = 5.0
 _NAMED = 10
@@ -57,7 +57,8 @@ def image_table(
     table
         visit, detector; sources, matched (to a star of the fit), referenced (to one with a reference star), kept; rms of what
         is kept about the stars (arcsec; mag or nJy), corrected for the stars' own errors; chi2_per_dof (NaN without any);
-        formal_error of the WCS (arcsec per axis) or of the calibration (mag), as large as chi2 says; weak: it is too large, the
+        formal_error of the WCS (arcsec per axis) or of the calibration (mag), as large as chi2 says, and as the sums of the
+        residuals of its visit say where these are not white; weak: it is too large, the
         image keeps few measurements or stands out (`suspect_images`), or a bad fit holds some terms of its map;
         clouded: no field follows the calibration of its visit.
     """
@@ -88,7 +89,9 @@ def image_table(
     table[counts] = table[counts].fillna(0)
     # of few measurements none can be told as an outlier by the others
     table["weak"] = (table.weak == 1.0) | ((table.kept < LEAST_TOLD) & (table.kept > 0))
-    table["clouded"] = table.visit.isin(_clouded(half, images, table))
+    table["clouded"] = table.visit.isin(_clouded(half, table))
+    if half.white is not None:
+        table["weak"] |= table.visit.isin(half.white.torn())
     table = table.astype(dict.fromkeys(["sources", *counts], np.int64))
     # what stands out is named; where half of a visit does, as on a wrong registration, the others are no better
     lonely = _low(table.matched.to_numpy(np.float64), table.sources.to_numpy(np.float64), LOW_MATCHED)
@@ -97,23 +100,26 @@ def image_table(
     return table
 
 
-def _clouded(half: AstrometryHalf | PhotometryHalf, images: Images, table: pd.DataFrame) -> list[int]:
-    """Return the visits whose fluxes no field follows: more goes as outliers than elsewhere, and what is left is not white.
+def _clouded(half: AstrometryHalf | PhotometryHalf, table: pd.DataFrame) -> list[int]:
+    """Return the visits whose fluxes no field follows: more goes as outliers than elsewhere or chi2 is far above that of the
+    others, and what is left is not white.
 
     A cloud with a sharp edge is taken by the field as far as it goes, and its edge by the rejection: image by image little
     stands out.
     """
-    if isinstance(half.builder, AstrometryBuilder):
+    white = half.white
+    if isinstance(half.builder, AstrometryBuilder) or white is None:
         return []
-    white = whiteness(half, images)
     counts = table.groupby("visit")[["kept", "matched"]].sum()
     share = (counts.kept / counts.matched.clip(lower=1)).reindex(white.visits).to_numpy()
-    torn = (np.nan_to_num(white.sigma) > _SIGMA) & (share < VISIT_KEPT * share.max())
-    for visit in white.visits[torn]:
+    usual = np.nanmedian(white.chi2)
+    odd = (share < VISIT_KEPT * share.max()) | (np.nan_to_num(white.chi2) > VISIT_CHI2 * usual)
+    clouded = white.visits[(np.nan_to_num(white.sigma) > _SIGMA) & odd]
+    for visit in clouded:
         log.warning(
             "photometry: no field follows the fluxes of visit %d, as under a cloud with sharp edges: left out", visit
         )
-    return [int(visit) for visit in white.visits[torn]]
+    return [int(visit) for visit in clouded]
 
 
 def _formal_errors(half: AstrometryHalf | PhotometryHalf, images: Images, largest: float) -> tuple[F64, F64]:
@@ -128,6 +134,8 @@ def _formal_errors(half: AstrometryHalf | PhotometryHalf, images: Images, larges
     else:
         error, unit = calibration_errors(half.builder, half.draws), np.ones(len(images))
     error = error * np.sqrt(max(half.report.per_degree, 1.0))
+    if half.white is not None:
+        error = error * half.white.growth(images.visit)
     wrong = (
         half.report.per_degree > BAD_FIT
     )  # then what is held of a map, at the header's or at nothing, is the first suspect

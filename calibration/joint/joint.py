@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
@@ -25,11 +26,18 @@ from calibration.joint.matching.stars import bounding_circle
 from calibration.joint.model.build_astrometry import build_wcs
 from calibration.joint.model.build_photometry import build_calibrations
 from calibration.joint.model.frames import fit_epoch
-from calibration.joint.reference_field import absolute_rms, differences, field, field_metrics
+from calibration.joint.reference_field import (
+    absolute_rms,
+    differences,
+    field,
+    field_metrics,
+    flux_differences,
+    flux_field_metrics,
+)
 from calibration.joint.result import AstrometryHalf, JointResult, PhotometryHalf, star_table
 from calibration.joint.solve.fit import FitReport, Progress
-from calibration.joint.whiteness import white_metrics, whiteness
-from exposure import ExposureCatalog
+from calibration.joint.whiteness import white_metrics
+from exposure import ExposureCatalog, PhotoCalib
 from exposure.camera import Camera
 from exposure.wcs.mapped import ComposedWcs
 from exposure.wcs.plain_tan import plain_or_same
@@ -38,6 +46,10 @@ __all__ = ["JointFit", "Progress"]
 
 log = logging.getLogger("alertprod.jointcal")
 Value = TypeVar("Value")
+_OTHER_UNIT = (
+    5.0  # mag between all input calibrations and the reference fluxes: no cloud is as thick, units differ by more
+)
+_AGREE = 1.0  # mag to which images agree on that
 _LEAST_REFERENCES = 0.5  # of the reference stars that a fit must agree with
 
 
@@ -102,14 +114,17 @@ class JointFit:
         astrometry: AstrometryHalf | None = None
         photometry: PhotometryHalf | None = None
         over_sky: pd.DataFrame | None = None
+        flux_field: pd.DataFrame | None = None
         if self.config.doAstrometry:
             with self.timed("astrometry"):
                 references = self._references("astrometry", images)
-                fitted, astrometry = fit_astrometry(inputs(images=images, references=references, progress=progress))
+                fitted, astrometry = fit_astrometry(
+                    inputs(images=images, references=references, progress=progress, need="astrometry")
+                )
             quality["astrometry"] = astrometry.quality
             wcs = self._published(build_wcs(astrometry.builder), quality["astrometry"])
             over_sky, told = self._against_references(astrometry)
-            metrics |= astrometry.metrics | told | white_metrics("astrometry", whiteness(astrometry, fitted))
+            metrics |= astrometry.metrics | told | white_metrics("astrometry", astrometry.white)
         if self.config.doPhotometry:
             with self.timed("photometry"):
                 references = self._references("photometry", images)
@@ -120,7 +135,10 @@ class JointFit:
                 )
             quality["photometry"] = photometry.quality
             calibs = self._published(build_calibrations(photometry.builder), quality["photometry"])
-            metrics |= photometry.metrics | white_metrics("photometry", whiteness(photometry, photo_images))
+            metrics |= photometry.metrics | white_metrics("photometry", photometry.white)
+            metrics["photometry_input_offset_mag"] = _input_offset(calibs, images)
+            flux_field = field(flux_differences(photometry, self.config), ("d_mag",))
+            metrics |= flux_field_metrics(flux_field)
             fitted = photo_images if astrometry is None else fitted
         reports = [h.report for h in (astrometry, photometry) if h is not None]
         metrics |= _lost(quality) | _resources(start)
@@ -130,8 +148,9 @@ class JointFit:
         stars = star_table(astrometry, photometry)
         loaders = self.astrometry_refs, self.photometry_refs
         table = by_image(quality)
+        halves = astrometry, photometry
         return JointResult(
-            wcs, calibs, metrics, metrics, converged, stars, fitted, table, astrometry, photometry, *loaders, over_sky
+            wcs, calibs, metrics, metrics, converged, stars, fitted, table, *halves, *loaders, over_sky, flux_field
         )
 
     def _against_references(self, half: AstrometryHalf) -> tuple[pd.DataFrame, dict[str, float]]:
@@ -142,9 +161,12 @@ class JointFit:
 
     def _check_filters(self, images: Images) -> None:
         """Refuse to fit one flux of each star to images of several filters."""
-        names = sorted({name for name in images.physical_filter if name})
+        said = [name or band for name, band in zip(images.physical_filter, images.band, strict=True)]
+        if not all(images.physical_filter):  # a band is all that all images say
+            said = [band or name for name, band in zip(images.physical_filter, images.band, strict=True)]
+        names = sorted({name for name in said if name})
         if self.config.doPhotometry and len(names) > 1 and not self.config.allowMixedFilters:
-            index = images.physical_filter.index(names[1])
+            index = said.index(names[1])
             raise JointCalibrationError(
                 f"the images are of {len(names)} filters ({', '.join(names)}), and a star has one flux in a fit: fit each "
                 "filter for itself (--id visit=...), or set allowMixedFilters=True for filters that are the same to the stars",
@@ -171,6 +193,13 @@ class JointFit:
             and r.n_references_kept >= _LEAST_REFERENCES * r.n_references
             for r in reports
         )
+        if not abs(metrics.get("photometry_input_offset_mag", 0.0)) < _OTHER_UNIT:
+            log.error(
+                "the input calibrations of all images are off by one factor of about %.3g from the fluxes of the reference "
+                "catalogue: one of the two is not in nJy (CALMEAN: nJy per count); the fitted calibrations follow the catalogue",
+                10 ** (0.4 * metrics["photometry_input_offset_mag"]),
+            )
+            settled = False
         return settled and not any(value for name, value in metrics.items() if name.endswith("_lost_ccdImages"))
 
     def _published(self, values: "dict[tuple[int, int], Value]", table: pd.DataFrame) -> "dict[tuple[int, int], Value]":
@@ -214,6 +243,18 @@ def _lost(quality: Mapping[str, pd.DataFrame]) -> dict[str, int]:
         out[f"{half}_lost_ccdImages"] = int(lost_images(table).sum())
         out[f"{half}_weak_ccdImages"] = int(table.weak.sum())
     return out
+
+
+def _input_offset(calibs: "Mapping[tuple[int, int], PhotoCalib]", images: Images) -> float:
+    """Return by how much (mag) the fitted fluxes of a typical image are brighter than its input calibration makes them; 0
+    where images do not agree on it.
+    """
+    given = {images.key(i): images.calib_mean[i] for i in range(len(images))}
+    ratio = np.array([2.5 * np.log10(calib.mean / given[key]) for key, calib in calibs.items()])
+    if not ratio.size:
+        return 0.0
+    typical = float(np.median(ratio))
+    return typical if float(np.median(np.abs(ratio - typical))) < _AGREE else 0.0
 
 
 def _resources(start: float) -> dict[str, Any]:

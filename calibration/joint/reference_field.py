@@ -6,6 +6,7 @@ against the place that the measurements alone give its star.
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,12 +14,22 @@ import pandas as pd
 
 from calibration.joint.config import JointcalConfig
 from calibration.joint.data import ARCSEC, tangent_frames
-from calibration.joint.result import BRIGHT, AstrometryHalf
+from calibration.joint.model.photometry import POGSON
+from calibration.joint.result import BRIGHT, AstrometryHalf, PhotometryHalf
 from calibration.joint.solve.minimize import evaluate
+from exposure.photocalib import AB_ZEROPOINT
 from tasks.arrays import F64, I64, Flags
 from tasks.sphere import sky_positions
 
-__all__ = ["Differences", "absolute_rms", "differences", "field", "field_metrics"]
+__all__ = [
+    "Differences",
+    "absolute_rms",
+    "differences",
+    "field",
+    "field_metrics",
+    "flux_differences",
+    "flux_field_metrics",
+]
 
 log = logging.getLogger("alertprod.jointcal")
 _STARS_PER_CELL = 12
@@ -30,16 +41,16 @@ _SIGNIFICANT = 5.0
 
 @dataclass(frozen=True)
 class Differences:
-    """Fitted minus reference place of stars with a reference star.
+    """Fitted minus reference place, or magnitude, of stars with a reference star.
 
     Parameters
     ----------
     vector
         (T, 3) directions.
     offset
-        (T, 2) arcsec east and north.
+        (T, 2) arcsec east and north, or (T, 1) mag.
     variance
-        (T, 2) arcsec^2, of measurements and reference star. What the model is off by is not in it: the maps were fitted to
+        (T, 2) arcsec^2 or (T, 1) mag^2, of measurements and reference star. What the model is off by is not in it: the maps were fitted to
         these very stars, and follow their errors.
     bright
         (T,) whether a measurement of the star has S/N > 100.
@@ -54,11 +65,7 @@ class Differences:
 def differences(half: AstrometryHalf, config: JointcalConfig) -> Differences:
     """Return the differences of all stars that have a reference star and a measurement that is kept."""
     a = half.associated
-    kept, fitted = np.zeros(len(a.measurements), bool), np.zeros(len(a.stars), bool)
-    for problem, which, _ in half.parts():
-        kept[a.stars.measurements_of(which)[0]] = problem.kept
-        fitted[which] = True
-    tied = np.flatnonzero(fitted & (a.stars.reference >= 0))
+    tied, kept = _tied(half)
     problem = half.builder.problem(a, tied, config)
     index, offsets = a.stars.measurements_of(tied)
     problem.kept = kept[index]
@@ -80,6 +87,39 @@ def differences(half: AstrometryHalf, config: JointcalConfig) -> Differences:
     )
 
 
+def _tied(half: AstrometryHalf | PhotometryHalf) -> tuple[I64, Flags]:
+    """Return the fitted stars (T,) that have a reference star, and which measurements (N,) of the association are kept."""
+    a = half.associated
+    kept, fitted = np.zeros(len(a.measurements), bool), np.zeros(len(a.stars), bool)
+    for problem, which, _ in half.parts():
+        kept[a.stars.measurements_of(which)[0]] = problem.kept
+        fitted[which] = True
+    return np.flatnonzero(fitted & (a.stars.reference >= 0)), kept
+
+
+def flux_differences(half: PhotometryHalf, config: JointcalConfig) -> Differences:
+    """Return the differences (mag) of all stars that have a reference star and a measurement that is kept."""
+    a = half.associated
+    tied, kept = _tied(half)
+    problem = half.builder.problem(a, tied, config, use_references=False)
+    index, _ = a.stars.measurements_of(tied)
+    problem.kept = kept[index]
+    evaluate(problem)
+    problem.freeze_errors()
+    alone = evaluate(problem).star_inverse[:, 0, 0]  # stars enter linearly: they are at rest
+    value = problem.stars.value[:, 0]
+    reference = a.references.take(a.stars.reference[tied])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        expected = AB_ZEROPOINT - 2.5 * np.log10(reference.flux)
+        own = alone
+        if not problem.layout.magnitude:
+            value, own = AB_ZEROPOINT - 2.5 * np.log10(value), alone * (POGSON / value) ** 2
+        variance = own + (POGSON * reference.flux_err / reference.flux) ** 2
+    there = (alone > 0) & np.isfinite(value - expected) & np.isfinite(variance)
+    off = (value - expected)[there, None]
+    return Differences(reference.vector[there], off, variance[there, None], np.ones(len(off), bool))
+
+
 def absolute_rms(d: Differences) -> float:
     """Return the rms per axis (mas) of the bright stars' differences; what lies beyond ten robust sigma of all is another
     star, and left out.
@@ -92,27 +132,27 @@ def absolute_rms(d: Differences) -> float:
     return 1e3 * float(np.sqrt((near**2).mean()))
 
 
-def field(d: Differences) -> pd.DataFrame:
+def field(d: Differences, names: Sequence[str] = ("d_ra", "d_dec")) -> pd.DataFrame:
     """Return the mean differences in cells over the field.
 
     Returns
     -------
     table
-        ra, dec (deg) of the cells' middles, n stars, d_ra, d_dec (fitted minus reference on the sky) and their errors, mas.
-        The errors follow the scatter inside the cells where that is larger than the formal one.
+        ra, dec (deg) of the cells' middles, n stars, and under `names` fitted minus reference, on the sky, and NAME_err, their
+        errors; mas or mmag. The errors follow the scatter inside the cells where that is larger than the formal one.
     """
-    columns = ["ra", "dec", "n", "d_ra", "d_dec", "d_ra_err", "d_dec_err"]
+    columns = ["ra", "dec", "n", *names, *(f"{name}_err" for name in names)]
     if len(d.offset) < _LEAST:
         return pd.DataFrame({name: np.zeros(0, np.int64 if name == "n" else np.float64) for name in columns})
     cell, n_cells = _cells(d.vector)
     own = np.maximum(d.variance, 1e-12)
-    middle = np.stack([_medians(d.offset[:, k], cell, n_cells) for k in (0, 1)], 1)
+    middle = np.stack([_medians(d.offset[:, k], cell, n_cells) for k in range(len(names))], 1)
     pull = (d.offset - middle[cell]) / np.sqrt(own)
     alone = np.bincount(cell, minlength=n_cells)[cell] < _LEAST
     scale = max(1.0, 1.4826 * float(np.median(np.abs(pull[~alone])))) if not alone.all() else 1.0
     good: Flags = np.asarray((np.abs(pull) < _FAR * scale).all(1))
     weight = np.where(good[:, None], 1.0 / (own * scale**2), 0.0)
-    total, mean = np.zeros((n_cells, 2)), np.zeros((n_cells, 2))
+    total, mean = np.zeros(middle.shape), np.zeros(middle.shape)
     np.add.at(total, cell, weight)
     np.add.at(mean, cell, weight * d.offset)
     n = np.bincount(cell[good], minlength=n_cells)
@@ -129,25 +169,45 @@ def field_metrics(table: pd.DataFrame) -> dict[str, float]:
     """Return rms (mas per axis, noise taken off) and significance (sigma) of a field of differences; a warning where it is
     significant.
     """
-    values, errors = (table[list(names)].to_numpy() for names in (("d_ra", "d_dec"), ("d_ra_err", "d_dec_err")))
-    if not values.size:
-        return {"reference_field_rms_mas": float("nan"), "reference_field_significance": float("nan")}
-    excess = float((values**2 - errors**2).mean())
-    chi2 = float(((values / errors) ** 2).sum())
-    significance = (chi2 - values.size) / float(np.sqrt(2.0 * values.size))
-    rms = float(np.sqrt(max(excess, 0.0)))
+    rms, significance, worst = _excess(table, ("d_ra", "d_dec"))
     if significance > _SIGNIFICANT:
-        worst = int(np.hypot(*values.T).argmax())
         log.warning(
-            "stars differ from the reference catalogue by a field over the sky: %.1f mas rms per axis (%.0f sigma), %.0f mas at "
-            "RA %.4f, Dec %+.4f: the catalogue is wrong over part of the field, or the maps cannot follow the images",
+            "stars differ from the reference catalogue by a field over the sky: %.1f mas rms per axis (%.0f sigma), %s: the "
+            "catalogue is wrong over part of the field, or the maps cannot follow the images",
             rms,
             significance,
-            np.hypot(*values[worst]),
-            table.ra[worst],
-            table.dec[worst],
+            worst.format("mas"),
         )
     return {"reference_field_rms_mas": rms, "reference_field_significance": significance}
+
+
+def flux_field_metrics(table: pd.DataFrame) -> dict[str, float]:
+    """Return rms (mmag, noise taken off) and significance (sigma) of a field of differences of magnitudes; a warning where
+    it is significant.
+    """
+    rms, significance, worst = _excess(table, ("d_mag",))
+    if significance > _SIGNIFICANT:
+        log.warning(
+            "fluxes differ from the reference catalogue by a field over the sky: %.1f mmag rms (%.0f sigma), %s: the catalogue "
+            "is wrong over part of the field, or calibrations cannot follow the images",
+            rms,
+            significance,
+            worst.format("mmag"),
+        )
+    return {"photometry_reference_field_rms_mmag": rms, "photometry_reference_field_significance": significance}
+
+
+def _excess(table: pd.DataFrame, names: Sequence[str]) -> tuple[float, float, str]:
+    """Return rms per axis with noise taken off, significance (sigma) and the worst cell in words; NaN without cells."""
+    values, errors = (table[[name + end for name in names]].to_numpy() for end in ("", "_err"))
+    if not values.size:
+        return float("nan"), float("nan"), ""
+    excess = float((values**2 - errors**2).mean())
+    chi2 = float(((values / errors) ** 2).sum())
+    size = np.sqrt((values**2).sum(1))
+    worst = int(size.argmax())
+    words = f"{size[worst]:.0f} {{}} at RA {table.ra[worst]:.4f}, Dec {table.dec[worst]:+.4f}"
+    return float(np.sqrt(max(excess, 0.0))), (chi2 - values.size) / float(np.sqrt(2.0 * values.size)), words
 
 
 def _cells(vector: F64) -> tuple[I64, int]:

@@ -1,7 +1,7 @@
 """What comes of the two fits: positions, fluxes, numbers that judge them."""
 
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,9 @@ from exposure.photocalib import AB_ZEROPOINT
 from exposure.wcs.mapped import ComposedWcs
 from tasks.arrays import F64, I64, Flags
 from tasks.sphere import sky_positions
+
+if TYPE_CHECKING:
+    from calibration.joint.whiteness import Whiteness
 
 __all__ = [
     "AstrometryHalf",
@@ -56,6 +59,8 @@ class Half(Generic[ProblemT, BuilderT]):
         (P, R) of the errors of the parameters; None where they are not known.
     quality
         One row per image that was given, see `calibration.joint.image_quality.image_table`.
+    white
+        Whether the residuals of each visit are independent of each other over the focal plane.
     """
 
     associated: Associated
@@ -68,6 +73,7 @@ class Half(Generic[ProblemT, BuilderT]):
     metrics: dict[str, float] = field(default_factory=dict)
     draws: F64 | None = None
     quality: pd.DataFrame = field(default_factory=pd.DataFrame)
+    white: "Whiteness | None" = None
 
     def parts(self) -> list[tuple[ProblemT, I64, bool]]:
         """Return problem, indices of stars (M,), and whether they were held out, of all that has stars."""
@@ -97,6 +103,8 @@ class JointResult:
         One row per image that was given, see `calibration.joint.image_quality.by_image`.
     reference_field
         Fitted minus reference places over the sky, see `calibration.joint.reference_field.field`; None without astrometry.
+    photometry_reference_field
+        Fitted minus reference magnitudes; None without photometry.
     """
 
     outputWcs: dict[tuple[int, int], ComposedWcs] | None
@@ -112,6 +120,7 @@ class JointResult:
     astrometryRefObjLoader: pd.DataFrame | None
     photometryRefObjLoader: pd.DataFrame | None
     reference_field: pd.DataFrame | None = None
+    photometry_reference_field: pd.DataFrame | None = None
 
 
 def _bright(a: Associated, which: I64) -> Flags:
@@ -159,7 +168,7 @@ def positions(problem: AstrometryProblem) -> tuple[F64, F64]:
 def star_table(astrometry: AstrometryHalf | None, photometry: PhotometryHalf | None) -> pd.DataFrame:
     """Return the stars: ra, dec (deg), flux (nJy), variances, n, and whether they were held out.
 
-    Positions are those of the astrometric fit; fluxes those of the photometric fit of the star at the same position.
+    Positions are those of the astrometric fit; fluxes those of the photometric fit of the star with the same measurements.
     Variances (mas^2, nJy^2) hold the errors of the star's own measurements and what the errors of the model add to them,
     which neighbouring stars have in common.
 
@@ -171,12 +180,12 @@ def star_table(astrometry: AstrometryHalf | None, photometry: PhotometryHalf | N
     if astrometry is not None:
         out = pd.concat([_position_rows(astrometry, *part) for part in astrometry.parts()], ignore_index=True)
         if photometry is not None:
-            out = _with_fluxes(out, photometry)
+            out = _with_fluxes(out, astrometry, photometry)
     elif photometry is not None:
         out = pd.concat([_flux_rows(photometry, *part) for part in photometry.parts()], ignore_index=True)
     else:
         raise JointCalibrationError("neither half was fitted: there are no stars")
-    return out.drop(columns="_first").sort_values(["dec", "ra"], ignore_index=True)
+    return out.sort_values(["dec", "ra"], ignore_index=True)
 
 
 def _position_rows(half: AstrometryHalf, problem: AstrometryProblem, which: I64, held: bool) -> pd.DataFrame:
@@ -197,7 +206,7 @@ def _position_rows(half: AstrometryHalf, problem: AstrometryProblem, which: I64,
         motion = problem.stars.motion + problem.stars.coordinates[:, 2:]
         columns |= {"pm_ra": motion[:, 0] * 1e3, "pm_dec": motion[:, 1] * 1e3}
         columns |= {"pm_ra_var": inverse[:, 2, 2] * 1e6, "pm_dec_var": inverse[:, 3, 3] * 1e6}
-    return pd.DataFrame(columns | _common(half.associated, problem, which, held))
+    return pd.DataFrame(columns | _common(problem, which, held))
 
 
 def _flux_rows(half: PhotometryHalf, problem: PhotometryProblem, which: I64, held: bool) -> pd.DataFrame:
@@ -213,13 +222,12 @@ def _flux_rows(half: PhotometryHalf, problem: PhotometryProblem, which: I64, hel
         "ra_dec_cov": nan,
         "flux_var": variance,
     }
-    return pd.DataFrame(columns | _common(half.associated, problem, which, held))
+    return pd.DataFrame(columns | _common(problem, which, held))
 
 
-def _common(a: Associated, problem: Fittable, which: I64, held: bool) -> dict[str, Any]:
-    """Return how many measurements of each star are kept, whether it was held out, and its first source."""
-    n = np.bincount(problem.star_index[problem.kept], minlength=which.size)
-    return {"n": n, "validation": held, "_first": a.measurements.source_id[a.stars.offsets[which]]}
+def _common(problem: Fittable, which: I64, held: bool) -> dict[str, Any]:
+    """Return how many measurements of each star are kept, and whether it was held out."""
+    return {"n": np.bincount(problem.star_index[problem.kept], minlength=which.size), "validation": held}
 
 
 def _flux(problem: PhotometryProblem, inverse: F64) -> tuple[F64, F64]:
@@ -231,14 +239,24 @@ def _flux(problem: PhotometryProblem, inverse: F64) -> tuple[F64, F64]:
     return flux, (flux / POGSON) ** 2 * variance
 
 
-def _with_fluxes(stars: pd.DataFrame, photometry: PhotometryHalf) -> pd.DataFrame:
-    a, parts = photometry.associated, []
+def _with_fluxes(stars: pd.DataFrame, astrometry: AstrometryHalf, photometry: PhotometryHalf) -> pd.DataFrame:
+    """Return the stars of the astrometric fit with the fluxes of those of the photometric fit that share measurements with them.
+
+    A star's flux is that of its first measurement which has one: the halves match by other WCS, and ids need not be unique.
+    """
+    a = photometry.associated
+    flux, variance = np.full(len(a.stars) + 1, np.nan), np.full(len(a.stars) + 1, np.nan)
     for problem, which, _ in photometry.parts():
         evaluate(problem)
-        flux, variance = _flux(problem, star_covariances(problem, photometry.draws))
-        first = a.measurements.source_id[a.stars.offsets[which]]
-        parts.append(pd.DataFrame({"_first": first, "flux": flux, "flux_var": variance}))
-    fluxes = pd.concat(parts).drop_duplicates("_first")
-    return stars.drop(columns=["flux", "flux_var"]).merge(fluxes, on="_first", how="left")[
-        [*[c for c in stars.columns if c not in ("n", "validation", "_first")], "n", "validation", "_first"]
-    ]
+        flux[which], variance[which] = _flux(problem, star_covariances(problem, photometry.draws))
+    own = astrometry.associated
+    size = 1 + max(int(half.associated.measurements.row.max(initial=0)) for half in (astrometry, photometry))
+    of_row = np.full(size, len(a.stars))
+    of_row[a.measurements.row] = a.stars.of_measurement
+    which = np.concatenate([which for _, which, _ in astrometry.parts()])
+    index, offsets = own.stars.measurements_of(which)
+    other = of_row[own.measurements.row[index]]
+    place = np.where(np.isfinite(flux[other]), np.arange(index.size), index.size)
+    first = np.minimum.reduceat(place, offsets[:-1])
+    chosen = np.append(other, len(a.stars))[first]
+    return stars.assign(flux=flux[chosen], flux_var=variance[chosen])

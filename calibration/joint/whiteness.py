@@ -19,11 +19,12 @@ from tasks.arrays import F64, I64
 __all__ = ["Whiteness", "white_metrics", "whiteness"]
 
 log = logging.getLogger("alertprod.jointcal")
-_SIDE = 3  # cells of an image per axis
+_SIDE = 3  # cells of an image per axis, at the most
 _CELLS = _SIDE**2
-_LEAST = 4  # measurements of a cell
+_LEAST = 4  # measurements of a cell; an image has as many cells as hold so many on average
 _MOST_LEVERAGE = 0.9  # a star that is seen once leaves no residual
 _SIGNIFICANT = 5.0
+_TORN, _TORN_SQUARE = 15.0, 3.0  # sigma, and times the chance: errors are twice as large then
 _NAMED = 5
 
 
@@ -41,17 +42,33 @@ class Whiteness:
         (V,) how many sums.
     chi2
         (V,) mean square of the residuals themselves.
+    whole
+        (I,) square of the sum of each image's residuals over their number: one for each of its dimensions where they are white.
     """
 
     visits: I64
     square: F64
     degrees: I64
     chi2: F64
+    whole: F64
 
     @property
     def sigma(self) -> F64:
         """How many sigma (V,) the mean squares are above 1."""
         return np.asarray((self.square - 1.0) * np.sqrt(self.degrees / 2.0))
+
+    def growth(self, visit: I64) -> F64:
+        """Return how many times larger the errors of what fits to some visits (I,) gives are than those of independent
+        residuals: 1 where these are white.
+        """
+        larger = np.where(
+            np.nan_to_num(self.sigma) > _SIGNIFICANT, np.sqrt(np.maximum(np.nan_to_num(self.square), 1.0)), 1.0
+        )
+        return np.asarray(larger[np.searchsorted(self.visits, visit)])
+
+    def torn(self) -> I64:
+        """Return the visits whose residuals hang together so much that no model follows them."""
+        return self.visits[(np.nan_to_num(self.sigma) > _TORN) & (np.nan_to_num(self.square) > _TORN_SQUARE)]
 
 
 def whiteness(half: AstrometryHalf | PhotometryHalf, images: Images) -> Whiteness:
@@ -69,10 +86,11 @@ def whiteness(half: AstrometryHalf | PhotometryHalf, images: Images) -> Whitenes
     measured = np.bincount(visit[cell], minlength=visits.size)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = np.bincount(visit[use], square[use], visits.size) / count
-        return Whiteness(visits, mean, count * pull.shape[1], total / measured)
+        whole = (sums.reshape(len(images), _CELLS, -1).sum(1) ** 2).sum(1) / n.reshape(len(images), _CELLS).sum(1)
+        return Whiteness(visits, mean, count * pull.shape[1], total / measured, np.nan_to_num(whole))
 
 
-def white_metrics(name: str, white: Whiteness) -> dict[str, float]:
+def white_metrics(name: str, white: Whiteness | None) -> dict[str, float]:
     """Return numbers of all visits, and warn of those whose residuals are not white.
 
     Returns
@@ -80,6 +98,8 @@ def white_metrics(name: str, white: Whiteness) -> dict[str, float]:
     metrics
         ``NAME_white_chi2``: mean square of the sums; ``NAME_white_significance``: sigma that it is above 1.
     """
+    if white is None:
+        return {}
     sigma = np.nan_to_num(white.sigma)
     loud = np.flatnonzero(sigma > _SIGNIFICANT)
     if loud.size:
@@ -118,9 +138,11 @@ def _pulls(half: AstrometryHalf | PhotometryHalf, images: Images) -> tuple[F64, 
     index, _ = half.associated.stars.measurements_of(half.which)
     image = m.image[index]
     positions = np.stack([m.x[index], m.y[index]], 1) + 0.5 - images.bbox[image, :2]
-    step = np.clip((_SIDE * positions / images.bbox[image, 2:]).astype(np.int64), 0, _SIDE - 1)
-    cell = _CELLS * image + _SIDE * step[:, 1] + step[:, 0]
     use = problem.kept & (evaluation.leverage < _MOST_LEVERAGE)
+    number = np.bincount(image[use], minlength=len(images))
+    side = np.clip(np.sqrt(number / _LEAST).astype(np.int64), 1, _SIDE)[image]
+    step = np.clip((side[:, None] * positions / images.bbox[image, 2:]).astype(np.int64), 0, side[:, None] - 1)
+    cell = _CELLS * image + _SIDE * step[:, 1] + step[:, 0]
     pull, cell = pull[use], cell[use]
     scale = 1.4826 * float(np.median(np.abs(pull))) if pull.size else 1.0
     return pull / max(scale, 1e-9), cell

@@ -13,7 +13,7 @@ from tasks.errors import AlertProdError
 from tasks.sphere import unit_vectors
 from tests.support.mosaics import config, summaries, true_pixels_to_sky
 
-__all__ = ["Condition", "Verdict", "draw", "judge", "published", "sky_error_mas", "with_headers"]
+__all__ = ["Condition", "Verdict", "draw", "judge", "published", "sky_error_mas", "with_headers", "zero_point_error"]
 
 X, Y = (a.ravel() for a in np.meshgrid(np.linspace(50, 2000, 5), np.linspace(50, 4100, 5)))
 
@@ -86,6 +86,17 @@ def sky_error_mas(s: MosaicSurvey, key: Key, wcs, pixels=lambda x, y: (x, y)) ->
     return 1e3 * float(np.sqrt((off**2).sum(1).mean() / 2)) / ARCSEC
 
 
+def zero_point_error(s: MosaicSurvey, key: Key, calib, pixels=lambda x, y: (x, y), dimmer=lambda x, y: 0.0) -> float:
+    """Return what the calibration of an image is off by: rms over the image, mag.
+
+    `pixels` as in `sky_error_mas`; `dimmer` tells by how much (mag) sources at a pixel (x, y) were made fainter.
+    """
+    index = [int(t.visit.iloc[0]) for t in s.sources].index(key[0])
+    focal = s.camera[key[1]].to_focal(*pixels(X, Y))
+    true = s.optics.scale_mag(s.extra["visits"][index], key[1], *focal) - dimmer(X, Y)
+    return float(np.sqrt(np.mean((31.4 - 2.5 * np.log10(calib.at(X, Y)) - true) ** 2)))
+
+
 def published(result) -> tuple[list[tuple[Key, Any, Any]], int]:
     """Return (visit, detector), WCS and quality of the images that are not marked as weak, and how many are."""
     table = result.image_quality.set_index(["visit", "detector"])
@@ -96,23 +107,27 @@ def published(result) -> tuple[list[tuple[Key, Any, Any]], int]:
 
 @dataclass
 class Verdict:
-    """How a fit came out: `said` names what it told of itself; ratios of errors to formal errors, image by image."""
+    """How a fit came out: `said` names what it told of itself; ratios of errors to formal errors, image by image, of
+    WCS and (`fluxes`) of calibrations.
+    """
 
     said: str = ""
     ratios: dict[tuple[int, int], float] = field(default_factory=dict)
     errors: dict[tuple[int, int], float] = field(default_factory=dict)
+    fluxes: dict[tuple[int, int], float] = field(default_factory=dict)
     marked: int = 0
 
     def wrong(self) -> dict[tuple[int, int], float]:
         """Return the images that are beyond five formal errors and of which nothing was said."""
-        return {} if self.said else {key: ratio for key, ratio in self.ratios.items() if ratio > 5.0}
+        both = [*self.ratios.items(), *self.fluxes.items()]
+        return {} if self.said else {key: ratio for key, ratio in both if not ratio <= 5.0}
 
 
 def judge(condition: Condition) -> Verdict:
     """Simulate, fit and compare with the truth."""
     s = with_headers(simulate_mosaic(condition.settings), condition)
     try:
-        result = JointFit(config(doPhotometry=False), s.references).run(s.sources, summaries(s), s.camera)
+        result = JointFit(config(), s.references, s.references).run(s.sources, summaries(s), s.camera)
     except AlertProdError as error:
         return Verdict(said=f"refused: {error}")
     out = Verdict(said="" if result.converged else "not converged")
@@ -120,4 +135,8 @@ def judge(condition: Condition) -> Verdict:
     for key, wcs, row in images:
         out.errors[key] = sky_error_mas(s, key, wcs)
         out.ratios[key] = out.errors[key] / (1e3 * row.astrometry_formal_error)
+    table = result.image_quality.set_index(["visit", "detector"])
+    for key, calib in result.outputPhotoCalib.items():
+        if not table.loc[key].photometry_weak:
+            out.fluxes[key] = zero_point_error(s, key, calib) / table.loc[key].photometry_formal_error
     return out

@@ -15,12 +15,12 @@ from calibration.joint.joint import JointFit
 from simulation.focal_plane import MosaicSettings, MosaicSurvey, simulate_mosaic
 from tasks.errors import AlertProdError
 from tasks.sphere import unit_vectors
-from tests.support.joint_conditions import Key, published, sky_error_mas
+from tests.support.joint_conditions import Key, published, sky_error_mas, zero_point_error
 from tests.support.mosaics import config, summaries
 
 __all__ = ["Case", "Told", "draw", "judge"]
 
-TWINS = "hold its stars more than once"  # what is said of a whole catalogue
+TWINS = "hold its stars more than once"  # what a catalogue is refused for
 
 
 @dataclass
@@ -35,6 +35,8 @@ class Case:
         The survey and its troubles, in words.
     pixels
         By (visit, detector): where the simulation has a pixel (x, y) of the tables, when these were changed.
+    dimmer
+        By visit: functions of a pixel (x, y) that tell by how much (mag) its sources were made fainter.
     """
 
     survey: MosaicSurvey
@@ -43,6 +45,7 @@ class Case:
     filters: dict[int, str] = field(default_factory=dict)
     done: list[str] = field(default_factory=list)
     pixels: dict[Key, Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]] = field(default_factory=dict)
+    dimmer: dict[int, list[Callable[[np.ndarray, np.ndarray], np.ndarray]]] = field(default_factory=dict)
 
     @property
     def visits(self) -> list[int]:
@@ -128,8 +131,13 @@ def moved_chip(case: Case) -> None:
 def cloud(case: Case) -> None:
     visit, deep = case.one_visit(), float(case.rng.choice([0.3, 1.0, 2.0]))
     table = case.table(visit)
-    share = 0.5 * (1 + np.tanh((table.y.to_numpy() - 2000.0) / float(case.rng.choice([20.0, 1000.0]))))
-    table["apFlux_12_0_instFlux"] *= 10 ** (-0.4 * deep * share)
+    width = float(case.rng.choice([20.0, 1000.0]))
+
+    def dimmer(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return deep * 0.5 * (1 + np.tanh((y - 2000.0) / width))
+
+    table["apFlux_12_0_instFlux"] *= 10 ** (-0.4 * dimmer(table.x.to_numpy(), table.y.to_numpy()))
+    case.dimmer.setdefault(visit, []).append(dimmer)
     case.done.append(f"cloud of {deep} mag over visit {visit}")
 
 
@@ -159,6 +167,8 @@ def other_filter(case: Case) -> None:
     k = [int(t.visit.iloc[0]) for t in case.survey.sources].index(visit)
     colour = case.survey.truth.colour.to_numpy()[case.survey.star[k]]
     case.table(visit)["apFlux_12_0_instFlux"] *= 10 ** (-0.4 * colour)
+    mean = float(case.survey.truth.colour.mean())
+    case.dimmer.setdefault(visit, []).append(lambda x, y: mean)
     if case.rng.uniform() < 0.5:
         case.filters[visit] = "HSC-G"
     case.done.append(f"visit {visit} through another filter, {'said' if visit in case.filters else 'not said'}")
@@ -243,24 +253,26 @@ def draw(number: int) -> Case:
 @dataclass
 class Told:
     """What came out: the error it was refused with, whether it converged, what it warned of, and wrong images of which it
-    said nothing: by (visit, detector), in formal errors of its WCS.
+    said nothing: by (visit, detector), in formal errors of its WCS and (`fluxes`) of its calibration.
     """
 
     refused: str = ""
     converged: bool = False
     warnings: list[str] = field(default_factory=list)
     ratios: dict[Key, float] = field(default_factory=dict)
+    fluxes: dict[Key, float] = field(default_factory=dict)
     weak: int = 0
 
     def silent(self) -> dict[Key, float]:
         """Return the images that are beyond five formal errors (or NaN) of which nothing was said."""
-        if self.refused or not self.converged or any(TWINS in words for words in self.warnings):
+        if self.refused or not self.converged:
             return {}
-        return {key: ratio for key, ratio in self.ratios.items() if not ratio <= 5.0}
+        both = [*self.ratios.items(), *self.fluxes.items()]
+        return {key: ratio for key, ratio in both if not ratio <= 5.0}
 
 
 def judge(case: Case) -> Told:
-    """Fit a case and compare each published WCS that is not marked as weak with the truth."""
+    """Fit a case and compare each published WCS and calibration that is not marked as weak with the truth."""
     s = case.survey
     told, records = Told(), _Records()
     given = summaries(s)
@@ -281,6 +293,15 @@ def judge(case: Case) -> Told:
     for key, wcs, row in images:
         error = sky_error_mas(s, key, wcs, case.pixels.get(key, lambda x, y: (x, y)))
         told.ratios[key] = error / (1e3 * row.astrometry_formal_error)
+    table = result.image_quality.set_index(["visit", "detector"])
+    for key, calib in result.outputPhotoCalib.items():
+        if table.loc[key].photometry_weak:
+            continue
+        dimmers = case.dimmer.get(key[0], [])
+        error = zero_point_error(
+            s, key, calib, case.pixels.get(key, lambda x, y: (x, y)), lambda x, y, of=dimmers: sum(d(x, y) for d in of)
+        )
+        told.fluxes[key] = error / table.loc[key].photometry_formal_error
     return told
 
 

@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,16 @@ from astropy.table import Row
 from calibration.errors import JointCalibrationError
 from calibration.joint.config import JointcalConfig
 from calibration.joint.data import Images, Measurements
-from calibration.joint.io.selection import columns_needed, good_covariance, positive_flux, possible_flux, select_sources
+from calibration.joint.io.columns import plain_numbers
+from calibration.joint.io.image_checks import check_times, without_far_boresights
+from calibration.joint.io.selection import (
+    columns_needed,
+    flag_columns,
+    good_covariance,
+    positive_flux,
+    possible_flux,
+    select_sources,
+)
 from exposure import ExposureCatalog, VisitInfo
 from exposure.io.exposure_catalog import ExposureRecord
 from tasks.arrays import F64, I64, Flags
@@ -28,7 +38,7 @@ def images_of(summaries: "Iterable[ExposureCatalog]") -> Images:
     Raises
     ------
     JointCalibrationError
-        A (visit, detector) appears twice, or a summary lacks a column.
+        A (visit, detector) appears twice, a summary lacks a column, or a time is no MJD.
     """
     entries: list[dict[str, Any]] = []
     for summary in summaries:
@@ -63,7 +73,9 @@ def images_of(summaries: "Iterable[ExposureCatalog]") -> Images:
         name: [e[name] for e in entries] if name in listed else np.array([e[name] for e in entries])
         for name in Images.__dataclass_fields__
     }
-    return Images(**columns)
+    images = Images(**columns)
+    check_times(images)
+    return replace(images, boresight=without_far_boresights(images))
 
 
 def _image(row: Row, columns: "list[str]", info: VisitInfo | None) -> dict[str, Any]:
@@ -107,6 +119,7 @@ def _read_table(table: Any, config: JointcalConfig) -> pd.DataFrame:
     frame: pd.DataFrame = handle.get(parameters={"columns": columns}) if handle is not None else table[columns]
     if frame.index.name == "sourceId":
         frame = frame.reset_index()
+    frame = plain_numbers(frame, flag_columns(config.sourceSelector, config.sourceFluxType))
     return frame if "sourceId" in frame else frame.assign(sourceId=np.arange(len(frame)))
 
 
@@ -151,6 +164,7 @@ def gather(tables: "Sequence[Any]", images: Images, config: JointcalConfig) -> t
         flux,
         error,
         table["sourceId"].to_numpy(np.int64),
+        np.arange(len(table)),
     )
 
 

@@ -17,6 +17,9 @@ _J2000_MJD = 51544.5
 _FASTEST = 1e-4  # rad per year: 20 arcsec, twice the motion of Barnard's star
 _FARTHEST = 1e-5  # rad: 2 arcsec, more than the parallax of any star
 _COARSEST = 1e-3  # rad: 3.4 arcmin
+_TYPICAL_MOTION = 1.5e-6  # rad per year: 0.3 arcsec, twenty times that of stars of magnitude 15
+_TYPICAL_ERROR = 5e-6  # rad: an arcsec; of worse places no WCS is made
+_LEAST_TYPICAL = 10  # rows that tell what is typical
 _MOTION = ("pm_ra", "pm_dec", "pm_raErr", "pm_decErr")
 _MAGNITUDES = (-30.0, 40.0)  # as fluxes: fainter than AB 27.4, where no photometric reference star is
 _MJD = (15000.0, 100000.0)  # 1899 to 2132
@@ -71,6 +74,13 @@ def check_units(table: pd.DataFrame, *, errors: bool = True, motion: bool = True
     for name, limit, unit, likely in used:
         if name in table:
             _below(table, name, limit, unit, likely)
+    typical = [(name, _TYPICAL_MOTION, "radians per year", "degrees or arcsec per year") for name in _MOTION if motion]
+    typical += [
+        (name, _TYPICAL_ERROR, "radians", "degrees or arcsec") for name in ("coord_raErr", "coord_decErr") if errors
+    ]
+    for name, limit, unit, likely in typical:
+        if name in table:
+            _below(table, name, limit, unit, likely, typical=True)
 
 
 def check_fluxes(table: pd.DataFrame, column: str) -> None:
@@ -95,12 +105,17 @@ def check_fluxes(table: pd.DataFrame, column: str) -> None:
         )
 
 
-def _below(table: pd.DataFrame, name: str, limit: float, unit: str, likely: str) -> None:
+def _below(table: pd.DataFrame, name: str, limit: float, unit: str, likely: str, typical: bool = False) -> None:
+    """Refuse a column whose largest number, or that of a typical row of many, is above a limit."""
     values = _numbers(table, name)
-    worst = float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
+    size = np.abs(values[np.isfinite(values)])
+    if typical and size.size < _LEAST_TYPICAL:
+        return
+    worst = float(np.median(size) if typical else size.max(initial=0.0))
     if worst > limit:
+        goes = f"is {worst:.3g} in a typical row" if typical else f"goes up to {worst:g}"
         raise JointCalibrationError(
-            f"column {name} of the reference catalogue must be in {unit}, but goes up to {worst:g}: it looks like {likely}"
+            f"column {name} of the reference catalogue must be in {unit}, but {goes}: it looks like {likely}"
         )
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from calibration.errors import JointCalibrationError
@@ -19,7 +21,7 @@ from calibration.joint.data import ARCSEC, tangent_frames
 from calibration.joint.io.files import read_fits_table, read_parquet
 from calibration.joint.io.reference_units import check_fluxes, check_frame, check_units, epochs_mjd
 from calibration.joint.matching.references import Circle, References
-from tasks.arrays import F64
+from tasks.arrays import F64, Flags
 from tasks.sphere import unit_vectors
 
 __all__ = ["Wanted", "colour_corrected", "load_references", "read_catalogue", "read_colorterms"]
@@ -28,9 +30,11 @@ log = logging.getLogger("alertprod.jointcal")
 _LARGEST_FLUX = 1e20  # nJy: no star is as bright
 _JULIAN = 365.25
 _LEAST_ERR = 0.1e-3  # arcsec; no catalogue is better, and a zero error would be an infinite weight
-_TWINS = 0.5  # arcsec to another reference star
-_MANY_TWINS = 0.2  # of the stars with such a one: fields have a few per cent
-_LEAST_OF_TWINS, _TWINS_LOOKED_AT = 10, 2000
+_UNKNOWN_MOTION = 0.01  # arcsec per year, of a star whose motion is not known: most of those to magnitude 20
+_TWINS = 1.0  # arcsec to another reference star
+_AGREEING = 5.0  # sigma to which two entries of one star agree
+_MANY_TWINS = 0.2  # of the stars with one that does not: fields have a few per cent
+_LEAST_OF_TWINS = 10
 _HEAD_BYTES = 2**16
 _FRAME_KEYS = ("RADESYS", "RADECSYS", "EQUINOX")
 _TEXTS = {".ecsv": "ascii.ecsv", ".vot": "votable", ".xml": "votable"}
@@ -115,16 +119,17 @@ def load_references(table: pd.DataFrame, config: ReferenceConfig, circle: Circle
     inside = np.flatnonzero(circle.holds(vector) & np.isfinite(vector).all(1))
     part, vector = table.iloc[inside], vector[inside]
     error = _coordinate_errors(part, mas, need)
-    if need == "astrometry":
-        _warn_of_twins(vector)
     motion, motion_error, parallax = _motions(part, config)
-    vector, error = _at_epoch(part, vector, error, motion, motion_error, wanted.epoch_mjd)
+    years = _years_to(part, wanted.epoch_mjd, motion, motion_error)
+    vector, error = _at_epoch(vector, error, motion, motion_error, years)
     flux, flux_err = _fluxes(part, config, wanted.filter_names, need)
     colour = _colour(part, wanted.colour_bands)
     out = References(vector, error, motion, motion_error, parallax, flux, flux_err, colour)
-    good = np.isfinite(np.column_stack([vector, error, motion, parallax])).all(1)
+    good: Flags = np.asarray(np.isfinite(np.column_stack([vector, error, motion, parallax])).all(1))
     if not good.all():
         log.warning("%d reference stars without finite places, errors or motions left out", int((~good).sum()))
+    if need == "astrometry":
+        good[np.flatnonzero(good)] = _singles(vector[good], error[good])
     if need == "photometry":
         with np.errstate(invalid="ignore"):
             good &= (flux > 0) & (flux < _LARGEST_FLUX) & (flux_err > 0) & (flux_err < _LARGEST_FLUX)
@@ -143,21 +148,45 @@ def load_references(table: pd.DataFrame, config: ReferenceConfig, circle: Circle
     return out
 
 
-def _warn_of_twins(vector: F64) -> None:
-    """Warn of a catalogue that holds its stars more than once, as of two releases: which of them is right, nothing tells."""
-    if len(vector) < _LEAST_OF_TWINS:
-        return
-    some = vector[:: 1 + len(vector) // _TWINS_LOOKED_AT]
-    distance = np.asarray(cKDTree(vector).query(some, k=2)[0])[:, 1] / ARCSEC
-    twins = float((distance < _TWINS).mean())
-    if twins > _MANY_TWINS:
-        log.warning(
-            "the reference catalogue seems to hold its stars more than once: %.0f %% of them lie within %s arcsec of another "
-            "(typically %.3f); the WCS follow either of two",
-            100 * twins,
-            _TWINS,
-            float(np.median(distance[distance < _TWINS])),
+def _singles(vector: F64, error: F64) -> Flags:
+    """Return which reference stars (K,) are used: of those less than an arcsec apart one where they agree, none where not.
+
+    Two entries of one star, as of two releases, agree within their errors, or nothing tells which of them is right; two stars
+    are one in an image.
+
+    Raises
+    ------
+    JointCalibrationError
+        Many stars have a twin that does not agree.
+    """
+    n = len(vector)
+    use = np.ones(n, bool)
+    pairs = cKDTree(vector).query_pairs(_TWINS * ARCSEC, output_type="ndarray") if n else np.zeros((0, 2), np.int64)
+    if not len(pairs):
+        return use
+    links = coo_array((np.ones(len(pairs)), tuple(pairs.T)), shape=(n, n))
+    group = connected_components(links, directed=False)[1]
+    distance = np.linalg.norm(vector[pairs[:, 0]] - vector[pairs[:, 1]], axis=1) / ARCSEC
+    size = np.linalg.norm(error, axis=1)
+    apart = distance > _AGREEING * np.maximum(np.hypot(*size[pairs].T), _LEAST_ERR)
+    torn = np.zeros(int(group.max()) + 1, bool)
+    torn[group[pairs[apart, 0]]] = True
+    several = np.bincount(group)[group] > 1
+    gone = several & torn[group]
+    order = np.lexsort((size, group))
+    best = order[np.unique(group[order], return_index=True)[1]]
+    use[:] = False
+    use[best] = True
+    use &= ~gone
+    words = f"{int(gone.sum())} of {n} reference stars have another within {_TWINS:g} arcsec and do not agree with it"
+    if gone.sum() > max(_MANY_TWINS * n, _LEAST_OF_TWINS):
+        raise JointCalibrationError(
+            f"the reference catalogue seems to hold its stars more than once: {words} (typically {np.median(distance[apart]):.3g} "
+            "arcsec apart), and nothing tells which of two is right: take the stars of one release"
         )
+    same = int((several & ~use & ~gone).sum())
+    log.warning("%s: left out; %d more are in the catalogue twice: one of each is used", words, same)
+    return use
 
 
 def _coordinate_errors(table: pd.DataFrame, mas: float | None, need: str) -> F64:
@@ -180,7 +209,9 @@ def _coordinate_errors(table: pd.DataFrame, mas: float | None, need: str) -> F64
 
 
 def _motions(table: pd.DataFrame, config: ReferenceConfig) -> tuple[F64, F64, F64]:
-    """Return proper motions (K, 2) and their errors, arcsec per year, and parallaxes (K,), arcsec; 0 where unknown."""
+    """Return proper motions (K, 2) and their errors, arcsec per year, and parallaxes (K,), arcsec; 0 where unknown, with an error that is
+    wide where a star has none in a catalogue of motions.
+    """
     n = len(table)
     zero = np.zeros((n, 2))
     if not {"pm_ra", "pm_dec"} <= set(table.columns):
@@ -198,24 +229,49 @@ def _motions(table: pd.DataFrame, config: ReferenceConfig) -> tuple[F64, F64, F6
 
     motion = np.stack([column("pm_ra"), column("pm_dec")], axis=1)
     error = np.stack([column("pm_raErr"), column("pm_decErr")], axis=1)
+    unknown = table[["pm_ra", "pm_dec"]].isna().to_numpy().any(1)
+    motion[unknown], error[unknown] = 0.0, _UNKNOWN_MOTION
     return motion, error, column("parallax") if config.applyParallax else np.zeros(n)
 
 
-def _at_epoch(
-    table: pd.DataFrame, vector: F64, error: F64, motion: F64, motion_error: F64, epoch_mjd: float
-) -> tuple[F64, F64]:
-    """Return directions (K, 3) and errors (K, 2) at an epoch, moved along great circles: direction cos(a) + motion's
-    direction sin(a), a = |motion| dt.
+def _years_to(table: pd.DataFrame, epoch_mjd: float, motion: F64, motion_error: F64) -> F64:
+    """Return the years (K,) from the epoch of each reference star to another; NaN where it has none, 0 where none moves.
+
+    Raises
+    ------
+    JointCalibrationError
+        Stars move, and no epoch is known.
     """
     if not motion.any() or not np.isfinite(epoch_mjd):
-        return vector, error
-    if "epoch" not in table:
+        return np.zeros(len(table))
+    epochs = epochs_mjd(table) if "epoch" in table else np.full(len(table), np.nan)
+    if not np.isfinite(epochs).any():
         raise JointCalibrationError(
-            "the reference catalogue has proper motions (pm_ra, pm_dec) but no column epoch (MJD), so that its stars cannot be "
-            "moved to the time of the images: add the epoch, or set astrometryRefs.applyProperMotion=False"
+            f"the reference catalogue has proper motions (pm_ra, pm_dec) but {'no finite epoch' if 'epoch' in table else 'no column epoch'} "
+            "(MJD), so that its stars cannot be moved to the time of the images: add the epoch, or set "
+            "astrometryRefs.applyProperMotion=False (photometryRefs.applyProperMotion=False)"
         )
-    years = (epoch_mjd - epochs_mjd(table)) / _JULIAN
-    years = np.where(np.isnan(years), 0.0, years)
+    known = np.isfinite(epochs)
+    if not known.all():
+        log.warning("%d of %d reference stars have no epoch: left out, as they move", int((~known).sum()), len(table))
+    still = ~motion.any(1) & (motion_error[:, 0] >= _UNKNOWN_MOTION)
+    if still.any():
+        log.warning(
+            "%d of %d reference stars have no proper motion: their places at the time of the images are taken to be known to "
+            "%g mas per year",
+            int(still.sum()),
+            len(table),
+            1e3 * _UNKNOWN_MOTION,
+        )
+    return np.where(known, (epoch_mjd - epochs) / _JULIAN, np.nan)
+
+
+def _at_epoch(vector: F64, error: F64, motion: F64, motion_error: F64, years: F64) -> tuple[F64, F64]:
+    """Return directions (K, 3) and errors (K, 2) some years (K,) on, moved along great circles: direction cos(a) + motion's
+    direction sin(a), a = |motion| years.
+    """
+    if not years.any():
+        return vector, error
     east, north = tangent_frames(vector)
     with np.errstate(invalid="ignore", over="ignore"):  # what is infinite in the catalogue is not finite here
         speed = np.hypot(motion[:, 0], motion[:, 1])

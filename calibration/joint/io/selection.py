@@ -7,9 +7,10 @@ import pandas as pd
 
 from calibration.errors import JointCalibrationError
 from calibration.joint.config import SourceSelectorConfig
+from calibration.joint.io.columns import flags
 from tasks.arrays import F64, Flags
 
-__all__ = ["columns_needed", "good_covariance", "positive_flux", "possible_flux", "select_sources"]
+__all__ = ["columns_needed", "flag_columns", "good_covariance", "positive_flux", "possible_flux", "select_sources"]
 
 log = logging.getLogger("alertprod.jointcal")
 REQUIRED = ("visit", "detector", "sourceId", "x", "xErr", "y", "yErr")
@@ -59,6 +60,11 @@ def _selector_columns(config: SourceSelectorConfig, flux_type: str) -> list[str]
     return out
 
 
+def flag_columns(config: SourceSelectorConfig, flux_type: str) -> set[str]:
+    """Return the names of the columns that hold flags."""
+    return {"detect_isPrimary", *(name.format(fluxType=flux_type) for name in config.badFlags)}
+
+
 def select_sources(table: pd.DataFrame, config: SourceSelectorConfig, flux_type: str) -> Flags:
     """Return which rows (N,) the "science" selector keeps; columns that the table does not have select nothing."""
     keep = np.ones(len(table), bool)
@@ -71,7 +77,7 @@ def select_sources(table: pd.DataFrame, config: SourceSelectorConfig, flux_type:
         if config.signalToNoiseMaximum is not None:
             keep &= ratio < config.signalToNoiseMaximum
     if config.doRequirePrimary and "detect_isPrimary" in have:
-        keep &= table["detect_isPrimary"].to_numpy(bool)
+        keep &= flags(table, "detect_isPrimary", False)
     if config.doUnresolved and "sizeExtendedness" in have:
         keep &= table["sizeExtendedness"].to_numpy(np.float64) < config.unresolvedMaximum
     if config.doIsolated:
@@ -86,7 +92,7 @@ def select_sources(table: pd.DataFrame, config: SourceSelectorConfig, flux_type:
         for name in config.badFlags:
             column = name.format(fluxType=flux_type)
             if column in have:
-                keep &= ~table[column].to_numpy(bool)
+                keep &= ~flags(table, column, True)
     return keep
 
 

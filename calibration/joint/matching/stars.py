@@ -1,10 +1,12 @@
 """From detections and reference stars to the stars of a fit."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from lsst.sphgeom import Angle, Box, ConvexPolygon, LonLat, UnitVector3d
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from calibration.errors import JointCalibrationError
 from calibration.joint.data import ARCSEC, Images, Measurements, Stars
@@ -14,10 +16,11 @@ from calibration.joint.matching.register import Registration, register
 from tasks.arrays import F64, I64
 from tasks.sphere import sky_positions, unit_vectors
 
-__all__ = ["Associated", "associate", "bounding_circle", "image_corners", "split_stars"]
+__all__ = ["Associated", "associate", "bounding_circle", "image_corners", "split_stars", "without_untied"]
 
 log = logging.getLogger("alertprod.jointcal")
 _LEAST_TIED = 3  # stars with a reference: offset, turn and scale
+_NAMED = 5
 _LEAST_RADIUS = 0.5  # arcsec: proper motion between visits must not split a star
 
 
@@ -194,6 +197,34 @@ def _warn_few(images: Images, a: Associated, least_stars: int, least_references:
             worst = few[np.argsort(have[few], kind="stable")[:3]]
             listed = ", ".join(f"visit {images.key(i)[0]} detector {images.key(i)[1]}: {have[i]}" for i in worst)
             log.warning("%d of %d images have fewer than %d %s stars (%s)", few.size, len(images), least, what, listed)
+
+
+def without_untied(images: Images, a: Associated, parts: I64) -> Associated:
+    """Leave out, by name, the groups of images that no star ties to a reference star: nothing says where they are.
+
+    `parts` (I,) is equal for images that one map holds together; stars that several images have link these.
+    """
+    part = np.unique(parts, return_inverse=True)[1]
+    n = int(part.max()) + 1
+    star = a.stars.of_measurement
+    size = n + len(a.stars)
+    links = coo_array((np.ones(star.size), (part[a.measurements.image], n + star)), shape=(size, size))
+    group = connected_components(links, directed=False)[1]
+    tied = np.zeros(int(group.max()) + 1, bool)
+    tied[group[n:][a.stars.reference >= 0]] = True
+    keep = tied[group[n:]]
+    if keep.all():
+        return a
+    lost = np.unique(images.visit[a.measurements.image[~keep[star]]])
+    log.warning(
+        "%d stars of visits %s are tied to no reference star, not even by the stars that visits share: left out; take a reference "
+        "catalogue of all of the field",
+        int((~keep).sum()),
+        ", ".join(str(v) for v in lost[:_NAMED]) + (f" and {lost.size - _NAMED} more" if lost.size > _NAMED else ""),
+    )
+    offsets = np.concatenate([[0], np.cumsum(np.diff(a.stars.offsets)[keep])])
+    stars = Stars(a.stars.ra[keep], a.stars.dec[keep], offsets.astype(np.int64), a.stars.reference[keep])
+    return replace(a, stars=stars, measurements=a.measurements.take(keep[star]))
 
 
 def split_stars(a: Associated, fraction: float) -> tuple[I64, I64]:

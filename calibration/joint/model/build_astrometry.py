@@ -11,6 +11,7 @@ from calibration.joint.data import ARCSEC, Images, tangent_frames
 from calibration.joint.matching.stars import Associated
 from calibration.joint.model.astrometry import AstrometryProblem, Layout, MeasuredPositions, StarAstrometry
 from calibration.joint.model.basis import design, fit_terms, n_terms, order_by_evidence, square_nodes, term_degrees
+from calibration.joint.model.chip_places import shifts_by_headers
 from calibration.joint.model.expected.common_maps import expected_images
 from calibration.joint.model.frames import gnomonic, held_chips, image_frames, tangent_points
 from calibration.joint.model.linearise import Frames
@@ -47,6 +48,8 @@ class AstrometryBuilder:
         By index of a visit: the displacement of its tangent plane that its maps do not follow (the atmosphere's).
     trusted
         How far each term of second order or higher is expected to be from the input, arcsec.
+    targets
+        Where the input WCS, moved onto the reference stars, has the nodes (N, 2) of each image in its tangent plane, arcsec.
     """
 
     images: Images
@@ -58,6 +61,7 @@ class AstrometryBuilder:
     scale_mm: float = 1.0
     fields: dict[int, DisplacementGrid] = field(default_factory=dict)
     trusted: float = 0.0
+    targets: list[F64] = field(default_factory=list)
 
     @classmethod
     def start(
@@ -92,8 +96,9 @@ class AstrometryBuilder:
         names = _names(layout, visits, chip_names, images)
         parameters = ModelParameters(np.zeros(n), np.ones(n, bool), names, np.zeros(n), np.zeros(n))
         out = cls(images, layout, frames, tangent, visit_index, parameters)
+        out.targets = [out._target(i, associated) for i in range(len(images))]
         if constrained:
-            out._start_chips(detectors, n_shared, camera)
+            out._start_chips(detectors, n_shared, camera, config.chipPositionPrior)
             out._expect_chips(detectors, camera, config.chipPositionPrior)
         out.trusted = max(trusted, _trusted(associated))
         out._start_outer(associated, config)
@@ -105,13 +110,22 @@ class AstrometryBuilder:
         first = self.layout.inner_start + 2 * count * chip
         return np.ascontiguousarray(self.parameters.values[first : first + 2 * count].reshape(2, count).T)
 
-    def _start_chips(self, detectors: I64, n_shared: int, camera: Camera) -> None:
-        """Take the chip maps from the camera file, and hold those of the chips in the middle of the first `n_shared`."""
+    def _start_chips(self, detectors: I64, n_shared: int, camera: Camera, prior: float) -> None:
+        """Take the chip maps from the camera file, or from the headers where these have a chip more than half of `prior` px elsewhere,
+        and hold those of the chips in the middle of the first `n_shared`.
+        """
         gu, gv = square_nodes()
         focal = []
         for d in (camera[int(d)] for d in detectors):
             cx, cy = d.centre
             focal.append(np.stack(d.to_focal(cx + gu * d.bbox[2] / 2, cy + gv * d.bbox[3] / 2), axis=1))
+        if prior > 0:
+            places, pixel = np.array(focal), np.array([max(camera[int(d)].pixel_size_mm) for d in detectors])
+            scale = float(np.abs(places).max())
+            layout = self.layout.outer, self.layout.inner, n_shared
+            sky, order = np.array(self.targets), self.layout.outer_order
+            shift = shifts_by_headers(order, layout, places / scale, sky, detectors, pixel / scale, prior)
+            focal = [f + s for f, s in zip(focal, scale * shift, strict=True)]
         self.scale_mm = float(max(np.abs(f).max() for f in focal)) * 1.02
         count = n_terms(self.layout.inner_order)
         for chip, f in enumerate(focal):
@@ -160,7 +174,7 @@ class AstrometryBuilder:
                 order -= 1
             if count < _SOURCES_OF_PLANE:
                 order = 0
-            self._fit_outer(outer, *self._outer_points(outer, associated), start)
+            self._fit_outer(outer, *self._outer_points(outer), start)
             if order < lay.outer_order:
                 order = order_by_evidence(*self._misses(outer, associated), order, lay.outer_order)
             if order < lay.outer_order:
@@ -176,19 +190,22 @@ class AstrometryBuilder:
         self.parameters.values[part] = self.parameters.expected[part] = terms.T.ravel()
         self.parameters.prior_weight[part] = np.tile(weight, 2)
 
-    def _outer_points(self, outer: int, associated: Associated) -> tuple[F64, F64]:
+    def _target(self, image: int, associated: Associated) -> F64:
+        """Return where the input WCS, moved onto the reference stars, sees the nodes (N, 2) of an image, arcsec in its plane."""
+        lay = self.layout
+        u, v = square_nodes()
+        x, y = lay.centre[image, 0] + u * lay.half[image, 0], lay.centre[image, 1] + v * lay.half[image, 1]
+        vectors = unit_vectors(*self.images.wcs[image].pixel_to_sky(x, y))
+        return gnomonic(associated.registration.apply(vectors, image), self.frames, image)
+
+    def _outer_points(self, outer: int) -> tuple[F64, F64]:
         """Return points (N, 2) of one outer map's domain, and where the input WCS, moved onto the reference stars, sees
         them, arcsec in its tangent plane.
         """
-        lay = self.layout
         gu, gv = square_nodes()
-        points, target = [], []
-        for i in np.flatnonzero(lay.outer == outer):
-            x, y = lay.centre[i, 0] + gu * lay.half[i, 0], lay.centre[i, 1] + gv * lay.half[i, 1]
-            vectors = unit_vectors(*self.images.wcs[i].pixel_to_sky(x, y))
-            target.append(gnomonic(associated.registration.apply(vectors, int(i)), self.frames, int(i)))
-            points.append(self.focal(int(lay.inner[i]), gu, gv))
-        return np.concatenate(points), np.concatenate(target)
+        of = np.flatnonzero(self.layout.outer == outer)
+        points = [self.focal(int(self.layout.inner[i]), gu, gv) for i in of]
+        return np.concatenate(points), np.concatenate([self.targets[i] for i in of])
 
     def _misses(self, outer: int, associated: Associated) -> tuple[F64, F64]:
         """Return where stars with a reference star lie in one outer map's domain (N, 2), and by how much its start misses

@@ -4,6 +4,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from calibration.errors import JointCalibrationError
 from calibration.joint.data import ARCSEC, Images, tangent_frames
 from calibration.joint.model.linearise import Frames
 from exposure.camera import Camera
@@ -46,8 +47,19 @@ def tangent_points(images: Images, visit_index: I64) -> F64:
 
 
 def gnomonic(vectors: F64, frames: Frames, image: int) -> F64:
-    """Return directions (N, 3) in the tangent plane of an image: (N, 2) arcsec east and north."""
+    """Return directions (N, 3) in the tangent plane of an image: (N, 2) arcsec east and north.
+
+    Raises
+    ------
+    JointCalibrationError
+        A direction lies 90 degrees or more from the tangent point.
+    """
     along = vectors @ frames.tangent[image]
+    if not (along > 0).all():
+        raise JointCalibrationError(
+            "an image and the point that its visit is mapped about lie on opposite sides of the sky: check the boresight "
+            "(RABORE, DECBORE, degrees) and CRVAL of its headers"
+        )
     return np.stack([vectors @ frames.east[image] / along, vectors @ frames.north[image] / along], 1) / ARCSEC
 
 

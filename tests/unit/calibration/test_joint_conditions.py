@@ -1,4 +1,4 @@
-"""Joint fits under conditions drawn at random: each WCS is right within its formal error, or the fit says that it is not."""
+"""Joint fits under conditions drawn at random: WCS and zero points are right within their errors, or the fit says that they are not."""
 
 import os
 
@@ -20,10 +20,10 @@ def test_what_rough_headers_lost_is_matched_by_the_fitted_maps():
     assert max(verdict.errors.values()) < 40.0  # mas; 130 before
 
 
-def test_no_wcs_is_wrong_without_a_word():
+def test_no_wcs_and_no_zero_point_is_wrong_without_a_word():
     verdicts = {n: judge(draw(n)) for n in range(NUMBER)}
     for n, verdict in verdicts.items():
-        worst = max(verdict.ratios.values(), default=float("nan"))
+        worst = max([*verdict.ratios.values(), *verdict.fluxes.values()], default=float("nan"))
         print(f"{n} {draw(n)}: {verdict.said or 'ok'}, worst {worst:.2f} formal errors, {verdict.marked} weak")
     wrong = {str(draw(n)): v.wrong() for n, v in verdicts.items() if v.wrong()}
     assert not wrong

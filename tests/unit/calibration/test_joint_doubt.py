@@ -1,6 +1,7 @@
 """Joint fits of inputs that contradict the model: each comes out right, or is left out or refused by name."""
 
 import copy
+import dataclasses
 import logging
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from calibration.errors import JointCalibrationError, SingularFit
 from calibration.joint.data import ARCSEC
 from calibration.joint.joint import JointFit
+from exposure.camera import Camera
 from simulation.focal_plane import MosaicSettings, MosaicSurvey, simulate_mosaic
 from tasks.sphere import unit_vectors
 from tests.support.mosaics import config, summaries, survey, true_pixels_to_sky
@@ -147,6 +149,40 @@ def test_a_chip_that_moved_between_visits_gets_maps_of_its_own(pixels, caplog):
     assert result.metrics["converged"]
     assert max(wcs_errors(s, result, moved).values()) < 20.0  # a map of its own has 100 stars
     assert any("do not follow the chip maps of the others" in r.getMessage() for r in caplog.records)
+
+
+@pytest.mark.parametrize("pixels", [15.0, 60.0, 200.0])
+def test_a_camera_file_that_is_wrong_of_one_chip_is_told(pixels, caplog):
+    s = copy.copy(survey())
+    detectors = dict(s.camera.detectors)
+    x, y = detectors[4].offset_mm
+    step = pixels * detectors[4].pixel_size_mm[0]
+    detectors[4] = dataclasses.replace(detectors[4], offset_mm=(x + step, y))
+    s.camera = Camera(s.camera.name, detectors)
+    with caplog.at_level(logging.WARNING, "alertprod.jointcal"):
+        result = fit(s, doPhotometry=False)
+    assert result.converged
+    assert len(result.outputWcs) == len(s.headers)
+    assert max(wcs_errors(survey(), result).values()) < 8.0  # tens of mas to arcsec in all images before
+    assert result.metrics["reference_field_significance"] < 5.0
+    assert any("1 chips sit elsewhere" in r.getMessage() and "detector 4: " in r.getMessage() for r in caplog.records)
+
+
+def test_four_of_nine_chips_that_moved_get_maps_of_their_own():
+    s = survey()
+    made = copy.copy(s)
+    made.sources = [t.copy() for t in s.sources]
+    steps = {0: 6.0, 2: 0.7, 5: 2.0, 7: 0.35}
+    for table in made.sources[2:]:
+        table["x"] += table.detector.map(steps).fillna(0.0)
+    result = fit(made, doPhotometry=False)
+    moved = {(v, d): (step, 0.0) for v in visits(s)[2:] for d, step in steps.items()}
+    table = result.image_quality.set_index(["visit", "detector"])
+    for key, error in wcs_errors(s, result, moved).items():
+        assert (
+            table.loc[key].astrometry_weak or error < 5 * 1e3 * np.sqrt(2) * table.loc[key].astrometry_formal_error
+        ), key
+    assert table.astrometry_weak.mean() < 0.5
 
 
 @pytest.mark.parametrize("factor", [3.0, 1e-3, 1e3])

@@ -62,6 +62,23 @@ def test_a_step_of_the_reference_catalogue_is_seen(caplog):
     assert len(result.reference_field) > 10
 
 
+@pytest.mark.parametrize("model", ["constrainedMagnitude", "constrainedFlux"])
+def test_a_step_of_the_reference_fluxes_is_seen(model, caplog):
+    s = survey(5)
+    values = {"doAstrometry": False, "doPhotometry": True, "photometryModel": model, "photometryVisitOrder": 3}
+    good = fit(s, **values)
+    assert abs(good.metrics["photometry_reference_field_significance"]) < 5.0
+    assert good.metrics["photometry_reference_field_rms_mmag"] < 2.0
+    references = s.references.copy()
+    references.loc[references.coord_ra > np.radians(150.14), "z_flux"] *= 10 ** (-0.4 * 0.2)
+    with caplog.at_level(logging.WARNING, "alertprod.jointcal"):
+        result = fit(s, references, **values)
+    assert result.metrics["photometry_reference_field_significance"] > 10.0
+    assert 2.0 < result.metrics["photometry_reference_field_rms_mmag"] < 100.0
+    assert np.isfinite(result.photometry_reference_field.d_mag).all()
+    assert any("fluxes differ from the reference catalogue" in r.getMessage() for r in caplog.records)
+
+
 def test_few_stars_are_marked_and_their_errors_hold(caplog):
     """Five stars a chip on two visits: what they leave open is in the formal error, and a large one is said."""
     marked = 0

@@ -129,7 +129,29 @@ def test_epochs_are_mjd_jd_or_years(caplog):
     assert "JD" in caplog.text
     moved = np.degrees(np.arctan2(truth[0, 1], truth[0, 0])) - 150.0
     assert moved * 3.6e6 * np.cos(np.radians(2.0)) == pytest.approx(500 * (MJD - 57388.5) / 365.25, rel=1e-4)
-    assert np.isnan(epochs_mjd(references(epoch=np.nan))).all()
+    assert np.isnan(epochs_mjd(references(epoch=[np.nan, 57388.5]))).tolist() == [True, False]
+
+
+def test_stars_that_move_have_an_epoch(caplog):
+    truth = loaded(references()).vector
+    with pytest.raises(JointCalibrationError, match=r"proper motions .* but no finite epoch"):
+        loaded(references(epoch=np.nan))
+    still = loaded(references(epoch=np.nan, pm_ra=0.0, pm_dec=0.0))
+    assert len(still) == 2
+    with caplog.at_level(logging.WARNING, "alertprod.jointcal"):
+        some = loaded(references(epoch=[np.nan, 57388.5]))
+    assert np.array_equal(some.vector, truth[1:])
+    assert "1 of 2 reference stars have no epoch: left out" in caplog.text
+
+
+def test_a_star_without_a_motion_is_known_less_well_the_older_its_place_is(caplog):
+    with caplog.at_level(logging.WARNING, "alertprod.jointcal"):
+        loaded_stars = loaded(references(pm_ra=[500 * MAS, np.nan], pm_dec=[-300 * MAS, 0.0], pm_raErr=0.1 * MAS))
+    years = (MJD - 57388.5) / 365.25
+    assert loaded_stars.error[0] == pytest.approx(np.array([np.hypot(1e-3, 0.1e-3 * years), 1e-3]), rel=1e-6)
+    assert loaded_stars.error[1] == pytest.approx(np.full(2, np.hypot(1e-3, 10e-3 * years)), rel=1e-6)
+    assert not loaded_stars.motion[1].any()
+    assert "1 of 2 reference stars have no proper motion" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -143,6 +165,41 @@ def test_epochs_are_mjd_jd_or_years(caplog):
 def test_columns_in_other_units_are_refused_by_name(columns, words):
     with pytest.raises(JointCalibrationError, match=words):
         loaded(references(**columns))
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "words"), [("coord_raErr", 0.5e-3, "arcsec"), ("coord_decErr", 6e-6, "arcsec"), ("pm_ra", 8e-3 / 3600, "degrees or arcsec")]
+)  # fmt: skip
+def test_units_of_many_rows_are_told_by_what_is_typical(column, value, words):
+    many = pd.concat([references(pm_ra=8 * MAS, pm_dec=-8 * MAS)] * 10, ignore_index=True)
+    many["coord_ra"] += np.radians(0.02) * np.arange(20)
+    assert len(loaded(many)) == 20
+    with pytest.raises(JointCalibrationError, match=f"column {column} .* typical row: .*{words}"):
+        loaded(many.assign(**{column: value}))
+    few = many.copy()
+    few.loc[:5, column] = value  # some stars are fast, some places bad
+    assert len(loaded(few)) == 20
+
+
+def test_stars_that_the_catalogue_holds_twice_do_no_harm(caplog):
+    """One of two entries that agree is used, none of two that do not; a catalogue of such pairs is refused."""
+    step = np.arange(50.0)
+    many = pd.concat([references().iloc[:1]] * 50, ignore_index=True).assign(
+        coord_ra=np.radians(150.0 + 0.01 * step), pm_ra=0.0, pm_dec=0.0
+    )
+    copies = many.assign(coord_dec=many.coord_dec + 2 * MAS, coord_decErr=2 * MAS)
+    with caplog.at_level(logging.WARNING, "alertprod.jointcal"):
+        agreeing = loaded(pd.concat([copies, many], ignore_index=True))
+    assert np.array_equal(agreeing.vector, loaded(many).vector), "those with the smaller errors"
+    assert "50 more are in the catalogue twice" in caplog.text
+    far = copies[:4].assign(coord_dec=many.coord_dec[:4] + 300 * MAS)
+    with caplog.at_level(logging.WARNING, "alertprod.jointcal"):
+        some = loaded(pd.concat([many, far], ignore_index=True))
+    assert np.array_equal(some.vector, loaded(many).vector[4:])
+    assert "8 of 54 reference stars have another within 1 arcsec and do not agree" in caplog.text
+    for offset in (30, 300, 900):
+        with pytest.raises(JointCalibrationError, match="hold its stars more than once"):
+            loaded(pd.concat([many, many.assign(coord_dec=many.coord_dec + offset * MAS)], ignore_index=True))
 
 
 def test_what_libraries_say_stays_off_standard_output(capsys):
