@@ -13,6 +13,7 @@ from exposure.apcorr import PSF_FLUX, ApCorrMap
 from exposure.mask import plane_bits, usable_pixels
 from exposure.noise import sky_autocorrelation
 from exposure.photometry import forced_psf_photometry
+from exposure.photon_noise import SKY
 from exposure.psf import GridPsf, Psf
 from forced.errors import ForcedPhotometryError
 from forced.plugins import (
@@ -69,7 +70,8 @@ def measure_rows(
     out["base_TransformedCentroidFromCoord_x"], out["base_TransformedCentroidFromCoord_y"] = x, y
     bits = plane_bits(options.bad_planes)
     # the PSF of a difference knows it already, and that of the photons of its sources
-    known = options.weighting == "uniform" and isinstance(psf, GridPsf) and psf.photon_noise is not None
+    photons = psf.photon_noise if isinstance(psf, GridPsf) else None
+    known = options.weighting == "uniform" and photons is not None and bool(photons.values[:, SKY].any())
     table = forced_psf_photometry(
         exposure.image,
         exposure.variance,

@@ -13,7 +13,7 @@ from scipy.special import erf
 from exposure import Exposure
 from exposure.mask import plane_bits
 from exposure.photometry import psf_images
-from exposure.photon_noise import MODEL, PSF_FLUX, corrected
+from exposure.photon_noise import MODEL, PSF_FLUX, SKY, corrected
 from exposure.stamps import gather
 from tasks.arrays import F64, Flags, nearest_pixels
 from tasks.compiled import compiled
@@ -85,7 +85,9 @@ def _add_photon_noise(fitted: F64, difference: Exposure, x: F64, y: F64, rows: F
     flux, error = fitted[rows, 0], fitted[rows, 1]
     more = noise.at(x[rows], y[rows])
     own = np.where((flux > 0)[:, None], more[:, 0], more[:, 1])
-    fitted[rows, 1] = corrected(error, own[:, PSF_FLUX] * np.abs(flux) + own[:, MODEL] * flux**2)
+    fitted[rows, 1] = corrected(
+        error, own[:, PSF_FLUX] * np.abs(flux) + more[:, SKY, PSF_FLUX] + own[:, MODEL] * flux**2
+    )
 
 
 def _length_and_angle(shape: F64) -> tuple[F64, F64]:

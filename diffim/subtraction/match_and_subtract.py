@@ -147,9 +147,9 @@ def match_and_subtract(
     if fit.transparency is not None:
         direction = replace(direction, convolved=fit.transparency.dimmed(direction.convolved))
     subtraction = _subtraction(science, template, direction, fit.kernel, ratio, all(white), options)
-    known = (None if white[0] else noise_autocorrelation(direction.target)), correlation
     if subtraction.excess is not None:
-        subtraction = replace(subtraction, correlations=known)
+        own = None if white[0] else noise_autocorrelation(direction.target)
+        subtraction = replace(subtraction, correlations=(own, correlation))
     subtracted = subtraction.run(want_matched=direction.of_template and options.want_matched)
     total = fit.kernel.kernel_sum
     matched = None
@@ -165,8 +165,8 @@ def match_and_subtract(
     unit = total if direction.of_template else 1 / total
     difference = _assemble(science, template, direction, fit, subtracted, subtraction)
     noise = [variance_per_count(e, stars) for e in (science, template)]
-    of_image = known if direction.of_template else known[::-1]
-    paths = LightPaths(direction.of_template, fit.kernel, subtraction.whitening_at, of_image)
+    known = subtraction.correlations if direction.of_template else subtraction.correlations[::-1]
+    paths = LightPaths(direction.of_template, fit.kernel, subtraction.whitening_at, known)
     difference.psf = with_photon_noise(
         difference,
         *paths.lights((science.require_psf(), template.require_psf()), noise),

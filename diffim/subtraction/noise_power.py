@@ -52,7 +52,9 @@ def measured_autocorrelation(planes: MaskedImage) -> F64 | None:
     bands = [slice(low, low + BLOCK) for low in np.linspace(0, max(height - BLOCK, 0), number + 2).astype(int)[1:-1]]
     image, variance = (np.concatenate([plane[b] for b in bands]) for plane in (planes.image, planes.variance))
     correlation = sky_autocorrelation(image, variance, np.concatenate([planes.good(b) for b in bands]), BLOCKS)
-    return None if correlation is None else correlation / correlation[MAX_LAG, MAX_LAG]
+    if correlation is None or not correlation[MAX_LAG, MAX_LAG] > 0:
+        return None
+    return np.asarray(correlation / correlation[MAX_LAG, MAX_LAG])
 
 
 def correlated_gain(stamp: F32, correlation: F64 | None) -> np.float32:

@@ -12,7 +12,7 @@ from diffim.pixels.masked_image import MaskedImage
 from diffim.pixels.stamp_convolution import stamps_through
 from diffim.subtraction.difference_exposure import StampsAt
 from diffim.subtraction.noise_power import correlated_gain, measured_autocorrelation
-from exposure import Exposure
+from exposure import Exposure, ExposureError
 from exposure.noise import MAX_LAG
 from exposure.photometry import position_basis, psf_images
 from exposure.photon_noise import (
@@ -31,7 +31,7 @@ from exposure.photon_noise import (
 from exposure.psf import GridPsf, Psf
 from exposure.stamps import gather
 from exposure.stars import Stars
-from tasks.arrays import F32, F64, nearest_pixels
+from tasks.arrays import F32, F64, Box, nearest_pixels
 
 __all__ = ["Light", "LightPaths", "variance_per_count", "with_photon_noise", "with_sky_noise"]
 
@@ -128,28 +128,38 @@ def with_sky_noise(difference: Exposure) -> tuple[GridPsf, float]:
     Raises
     ------
     ExposureError
-        The difference has no PSF.
+        The difference has no PSF, or one without what `with_photon_noise` adds.
     """
     psf = difference.require_psf()
-    assert isinstance(psf, GridPsf)
-    assert psf.photon_noise is not None
+    if not isinstance(psf, GridPsf) or psf.photon_noise is None:
+        raise ExposureError("the PSF is not that of a difference: it knows no noise of photons", **difference.where)
     noise, planes = psf.photon_noise, MaskedImage.of(difference, "BAD", "CR", "SAT", "EDGE")
     correlation = measured_autocorrelation(planes)
     if correlation is None:
         return psf, 1.0
     lags = np.arange(-MAX_LAG, MAX_LAG + 1)
     beyond = correlation - np.outer(lags == 0, lags == 0)
-    stamps = psf.kernel_at(*_cells(difference)).astype(np.float64)
-    full = fft.next_fast_len(stamps.shape[-1] + MAX_LAG, real=True)
-    level = planes.sky_levels(difference.bbox, max(difference.width, difference.height))[0, 0]
+    x, y = _cells(difference)
+    stamps = psf.kernel_at(x, y).astype(np.float64)
+    full = fft.next_fast_len(stamps.shape[-1] + 2 * MAX_LAG + 1, real=True)
+    levels = _sky_levels(planes, difference.bbox)
     values = noise.values.copy()
     for column, (one, other) in _weights(stamps).items():
         spectra = [_spectrum(w, full) for w in (one, other)]
         together = _image(spectra[0].conj() * spectra[1], 2 * MAX_LAG + 1)
-        values[:, SKY, column] = level * (together * beyond).sum((1, 2))
+        values[:, SKY, column] = levels * (together * beyond).sum((1, 2))
+    values[:, SKY] = np.where(np.isfinite(values[:, SKY]), values[:, SKY], 0.0)
     middle = len(values) // 2
-    factor = 1 + values[middle, SKY, PSF_FLUX] * float((stamps[middle] ** 2).sum()) / level
+    factor = 1 + values[middle, SKY, PSF_FLUX] * float((stamps[middle] ** 2).sum()) / levels[middle]
     return replace(psf, photon_noise=replace(noise, values=values)), float(np.sqrt(max(factor, LEAST)))
+
+
+def _sky_levels(planes: MaskedImage, box: Box) -> F64:
+    """Return the variances of the sky (N,) in the cells of the grid over a box."""
+    side = -(-max(box[2:]) // CELLS)
+    levels = planes.sky_levels(box, side)
+    rows, columns = (((np.arange(CELLS) + 0.5) * n / CELLS / side).astype(int) for n in (box[3], box[2]))
+    return np.asarray(levels[np.ix_(rows, columns)].ravel())
 
 
 def _cells(difference: Exposure) -> tuple[F64, F64]:
@@ -194,7 +204,7 @@ def _values(light: Light, stamps: F64, x: F64, y: F64) -> F64:
     source = _sided(np.nan_to_num(psf_images(light.psf, np.rint(x), np.rint(y))).astype(np.float64), side)
     source *= light.noise / light.unit
     kernel = light.filter_at(x, y).astype(np.float64)
-    full = fft.next_fast_len(side + kernel.shape[-1], real=True)
+    full = fft.next_fast_len(side + max(kernel.shape[-1], 2 * MAX_LAG + 1), real=True)
     forward, squared = _spectrum(kernel, full), _spectrum(kernel**2, full)
     gains = np.array([correlated_gain(k, light.correlation) for k in kernel], np.float64)
     plane = _image(_spectrum(source, full) * squared, side) * gains[:, None, None]

@@ -85,6 +85,7 @@ def page(request: Request, template: str, answer_status: int = 200, **values: An
     """Return a page; one whose template says ``flush`` goes out in parts, each when it is made.
 
     What is refused is found out above the first ``flush``, for the status goes out with the first part; what fails below is told there.
+    A page that renews itself is made whole: what fails has its own status, and what is on the screen stays.
 
     Parameters
     ----------
@@ -94,6 +95,8 @@ def page(request: Request, template: str, answer_status: int = 200, **values: An
         What it shows, all text is escaped; or, for what is below a ``flush``, a function that the template calls there.
     """
     pieces = _environment().get_template(template).generate({**_common(request), **values})
+    if "hx-request" in request.headers:
+        pieces = iter(["".join(piece for piece in pieces if piece != _FLUSH)])
     text, ended = _until_flush(pieces)
     headers = {"Content-Security-Policy": POLICY, "Vary": "Accept-Encoding"}
     content = text.encode()

@@ -58,3 +58,18 @@ def test_a_page_that_breaks_off_says_why_below_what_it_has_shown(error, code, da
     assert ("Try again" in told) == (code != "internal")
     assert "hidden" not in told
     assert [r.message for r in caplog.records if r.exc_info] == (["a page broke off"] if code == "internal" else [])
+
+
+def test_a_page_that_renews_itself_has_the_status_of_what_fails_anywhere_in_it(database, tmp_path, monkeypatch):
+    """A script takes an answer with status 200 for the page's new content: what is on the screen would be gone."""
+
+    def break_off(_shared):
+        raise psycopg.errors.QueryCanceled
+
+    ask, _ = asker(tmp_path / "uploads", database_uri=database.uri)
+    renewal = HTML | {"HX-Request": "true"}
+    assert 'id="live"' in ask("GET", "/database", headers=renewal).text
+    monkeypatch.setattr(stored, "_rest", break_off)
+    answer = ask("GET", "/database", headers=renewal)
+    assert answer.status_code == 503
+    assert "code <code>busy</code>" in answer.text
