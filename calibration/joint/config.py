@@ -9,13 +9,14 @@ import lsst.pex.config as pexConfig
 __all__ = ["JointcalConfig", "ReferenceConfig", "SourceSelectorConfig"]
 
 
-# name, least value, and whether it must be above that
+# name, least value, and whether it must be above that; of those that may be off, infinity is
 _LIMITS = (
     ("outlierRejectSigma", 0.0, True), ("matchCut", 0.0, True), ("positionErrorPedestal", 0.0, False),
     ("photometryErrorPedestal", 0.0, False), ("astrometryReferenceErr", 0.0, True), ("chipPositionPrior", 0.0, False),
     ("photometryFieldPrior", 0.0, True), ("maxReducedChi2", 0.0, True), ("maxWcsError", 0.0, True),
     ("maxCalibrationError", 0.0, True), ("properMotionPrior", 0.0, True),
 )  # fmt: skip
+_MAY_BE_OFF = ("maxReducedChi2", "maxWcsError", "maxCalibrationError")
 
 
 class SourceSelectorConfig(pexConfig.Config):
@@ -222,6 +223,8 @@ class JointcalConfig(pexConfig.Config):
             )
         for name, least, above in _LIMITS:
             value = getattr(self, name)
-            if (value is not None and not (value > least if above else value >= least)) or value == float("inf"):
-                what = f"{name} must be {'>' if above else '>='} {least:g} and finite, not {value}"
+            off = name in _MAY_BE_OFF
+            endless = value == float("inf") and not off
+            if (value is not None and not (value > least if above else value >= least)) or endless:
+                what = f"{name} must be {'>' if above else '>='} {least:g}{'' if off else ' and finite'}, not {value}"
                 raise pexConfig.FieldValidationError(getattr(JointcalConfig, name), self, what)

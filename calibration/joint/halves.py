@@ -152,7 +152,7 @@ def fit_astrometry(inputs: FitInputs) -> tuple[Images, AstrometryHalf]:
         images, half = _fit_astrometry(inputs, frozenset())
     own: frozenset[tuple[int, int]] = frozenset()
     for _ in range(_CHIP_ROUNDS if inputs.config.astrometryModel == "constrained" else 0):
-        moved = (_moved_chips(half.quality) or _pushed_chips(half, images, own)) - own
+        moved = (_moved_chips(half.quality) - own) or (_pushed_chips(half, images, own) - own)
         if not moved or len({d for _, d in own | moved}) > _MOST_MOVED * np.unique(images.detector).size:
             break
         listed = ", ".join(f"visit {v} detector {d}" for v, d in sorted(moved)[:10])
@@ -167,7 +167,9 @@ def _matched_again(inputs: FitInputs, half: AstrometryHalf) -> FitInputs | None:
 
     An affine map of few stars, by which an image of rough header was brought near, may lie an arcsec off in its corners.
     """
-    if half.quality.weak.mean() > _WEAK:  # no ground to match by
+    if (
+        half.quality.weak & ~half.quality.torn
+    ).mean() > _WEAK:  # no ground to match by; where stars are off together is some
         return None
     fitted, registration = build_wcs(half.builder), inputs.matched.registration
     closer = replace(inputs, fitted=fitted, registration=registration, trusted=half.builder.trusted)
@@ -203,7 +205,8 @@ def _pushed_chips(half: AstrometryHalf, images: Images, own: frozenset[tuple[int
     push = np.bincount(chip[shared], white.whole[shared], detectors.size)
     degrees = half.problem.dimension * np.bincount(chip[shared], white.whole[shared] > 0, detectors.size)
     loud = (push > degrees + _PUSHED * np.sqrt(2.0 * degrees)) & (degrees > half.problem.dimension)
-    loud &= push > _PUSHED_SHARE * np.median(push)
+    # chips with maps of their own alone are pushed by nothing: they say nothing of what is usual
+    loud &= push > _PUSHED_SHARE * np.median(push[degrees > 0])
     if not loud.any():
         return frozenset()
     worst = detectors[loud & (push > 0.5 * push[loud].max())]

@@ -50,7 +50,7 @@ def image_table(
     given, measurements
         All images, and their sources.
     largest_error
-        Formal error above which an image is weak: px of its WCS, or mag of its calibration.
+        Error above which an image is weak: px of its WCS, or mag of its calibration.
 
     Returns
     -------
@@ -58,9 +58,9 @@ def image_table(
         visit, detector; sources, matched (to a star of the fit), referenced (to one with a reference star), kept; rms of what
         is kept about the stars (arcsec; mag or nJy), corrected for the stars' own errors; chi2_per_dof (NaN without any);
         formal_error of the WCS (arcsec per axis) or of the calibration (mag), as large as chi2 says, and as the sums of the
-        residuals of its visit say where these are not white; weak: it is too large, the
-        image keeps few measurements or stands out (`suspect_images`), or a bad fit holds some terms of its map;
-        clouded: no field follows the calibration of its visit.
+        residuals of its visit say where these are not white; torn: what neighbouring residuals of its visit have in common is
+        larger than `largest_error`; weak: it is torn, its error is too large, the image keeps few measurements or stands out
+        (`suspect_images`), or a bad fit holds some terms of its map; clouded: no field follows the calibration of its visit.
     """
     n = len(images)
     matched, referenced, kept, chi2, freedom, squares = (np.zeros(n) for _ in range(6))
@@ -80,7 +80,7 @@ def image_table(
         per_degree = np.where(freedom >= 1, chi2 / freedom, np.nan)
         rms = np.where(freedom >= 1, np.sqrt(squares / freedom), np.nan)
     columns = {"matched": matched, "referenced": referenced, "kept": kept, "rms": rms, "chi2_per_dof": per_degree}
-    columns["formal_error"], columns["weak"] = _formal_errors(half, images, largest_error)
+    columns["formal_error"], columns["weak"], columns["torn"] = _formal_errors(half, images, largest_error)
     fitted = pd.DataFrame({"visit": images.visit, "detector": images.detector} | columns)
     table = pd.DataFrame({"visit": given.visit, "detector": given.detector})
     table["sources"] = np.bincount(measurements.image, minlength=len(given))
@@ -90,8 +90,8 @@ def image_table(
     # of few measurements none can be told as an outlier by the others
     table["weak"] = (table.weak == 1.0) | ((table.kept < LEAST_TOLD) & (table.kept > 0))
     table["clouded"] = table.visit.isin(_clouded(half, table))
-    if half.white is not None:
-        table["weak"] |= table.visit.isin(half.white.torn())
+    table["torn"] = table.torn == 1.0
+    table["weak"] |= table.torn
     table = table.astype(dict.fromkeys(["sources", *counts], np.int64))
     # what stands out is named; where half of a visit does, as on a wrong registration, the others are no better
     lonely = _low(table.matched.to_numpy(np.float64), table.sources.to_numpy(np.float64), LOW_MATCHED)
@@ -122,24 +122,25 @@ def _clouded(half: AstrometryHalf | PhotometryHalf, table: pd.DataFrame) -> list
     return [int(visit) for visit in clouded]
 
 
-def _formal_errors(half: AstrometryHalf | PhotometryHalf, images: Images, largest: float) -> tuple[F64, F64]:
-    """Return the formal error (I,) of each image, as large as chi2 says, and 1 where it is above `largest` px or mag, else 0.
+def _formal_errors(half: AstrometryHalf | PhotometryHalf, images: Images, largest: float) -> tuple[F64, F64, F64]:
+    """Return the formal error (I,) of each image, as large as chi2 says, and 1 where it is above `largest` px or mag, else 0,
+    and 1 where what neighbouring residuals of its visit have in common is.
 
     NaN, and not too large, where the errors of the model are not known.
     """
-    if half.draws is None:
-        return np.full(len(images), np.nan), np.zeros(len(images))
+    draws = np.full((half.problem.parameters.size, 1), np.nan) if half.draws is None else half.draws
     if isinstance(half.builder, AstrometryBuilder):
-        error, unit = wcs_errors(half.builder, half.draws)
+        error, unit = wcs_errors(half.builder, draws)
     else:
-        error, unit = calibration_errors(half.builder, half.draws), np.ones(len(images))
+        error, unit = calibration_errors(half.builder, draws), np.ones(len(images))
     error = error * np.sqrt(max(half.report.per_degree, 1.0))
+    torn = np.zeros(len(images))
     if half.white is not None:
         error = error * half.white.growth(images.visit)
-    wrong = (
-        half.report.per_degree > BAD_FIT
-    )  # then what is held of a map, at the header's or at nothing, is the first suspect
-    return error, ((error > largest * unit) | (wrong & _held(half))).astype(np.float64)
+        torn = (half.white.pushed(images.visit) > largest * unit).astype(np.float64)
+    # what is held of the maps of a bad fit, at the header's or at nothing, is the first suspect
+    wrong = half.report.per_degree > BAD_FIT and half.draws is not None
+    return error, ((error > largest * unit) | (wrong & _held(half))).astype(np.float64), torn
 
 
 def _held(half: AstrometryHalf | PhotometryHalf) -> Flags:
@@ -224,10 +225,16 @@ def report_images(half: str, table: pd.DataFrame) -> None:
 
 
 def report_weak(half: str, table: pd.DataFrame) -> None:
-    """Warn of the images that are published with a large formal error, by name."""
+    """Warn of the images that are published with a large error, by name."""
     unit = "arcsec" if half == "astrometry" else "mag"
     what = f"are held by few stars: their formal errors ({unit}) may be large or too small; marked as weak, use them with care"
-    _warn(half, table, table.weak.to_numpy() & ~lost_images(table), what, table.formal_error.to_numpy())
+    torn, published = table.torn.to_numpy(), table.weak.to_numpy() & ~lost_images(table)
+    _warn(half, table, published & ~torn, what, table.formal_error.to_numpy())
+    what = (
+        "are of visits that no model follows: neighbouring stars are off together, as under clouds or after a jump, by far more "
+        f"than they should; their errors ({unit}) may be larger than the formal ones; marked as weak, use them with care"
+    )
+    _warn(half, table, published & torn, what, table.formal_error.to_numpy())
 
 
 def _warn(half: str, table: pd.DataFrame, which: Flags, what: str, value: F64) -> None:

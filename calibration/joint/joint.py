@@ -161,9 +161,10 @@ class JointFit:
 
     def _check_filters(self, images: Images) -> None:
         """Refuse to fit one flux of each star to images of several filters."""
-        said = [name or band for name, band in zip(images.physical_filter, images.band, strict=True)]
-        if not all(images.physical_filter):  # a band is all that all images say
-            said = [band or name for name, band in zip(images.physical_filter, images.band, strict=True)]
+        # a name is no band: names are compared with names, and bands where a name is missing
+        said = images.physical_filter
+        if len(set(said) - {""}) < 2 and not all(said):
+            said = images.band
         names = sorted({name for name in said if name})
         if self.config.doPhotometry and len(names) > 1 and not self.config.allowMixedFilters:
             index = said.index(names[1])

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from calibration.joint.data import Images
+from calibration.joint.model.photometry import POGSON, PhotometryProblem
 from calibration.joint.result import AstrometryHalf, PhotometryHalf
 from calibration.joint.solve.minimize import evaluate, star_blocks
 from exposure.threads import in_threads
@@ -24,7 +25,7 @@ _CELLS = _SIDE**2
 _LEAST = 4  # measurements of a cell; an image has as many cells as hold so many on average
 _MOST_LEVERAGE = 0.9  # a star that is seen once leaves no residual
 _SIGNIFICANT = 5.0
-_TORN, _TORN_SQUARE = 15.0, 3.0  # sigma, and times the chance: errors are twice as large then
+_COMMON = 3.0  # sigma, of one image of a visit that is not white
 _NAMED = 5
 
 
@@ -44,6 +45,9 @@ class Whiteness:
         (V,) mean square of the residuals themselves.
     whole
         (I,) square of the sum of each image's residuals over their number: one for each of its dimensions where they are white.
+    push
+        (V,) rms of what the residuals in a ninth have in common, per axis, arcsec or mag, in that image of the visit which has
+        most of it; 0 where that may be chance.
     """
 
     visits: I64
@@ -51,6 +55,7 @@ class Whiteness:
     degrees: I64
     chi2: F64
     whole: F64
+    push: F64
 
     @property
     def sigma(self) -> F64:
@@ -66,14 +71,19 @@ class Whiteness:
         )
         return np.asarray(larger[np.searchsorted(self.visits, visit)])
 
-    def torn(self) -> I64:
-        """Return the visits whose residuals hang together so much that no model follows them."""
-        return self.visits[(np.nan_to_num(self.sigma) > _TORN) & (np.nan_to_num(self.square) > _TORN_SQUARE)]
+    def pushed(self, visit: I64) -> F64:
+        """Return what neighbouring residuals have in common in the worst image of some visits (I,), arcsec or mag; 0 where that may
+        be chance.
+
+        It is the same of few stars and of many, where sums of residuals grow with their number.
+        """
+        loud = np.nan_to_num(self.sigma) > _SIGNIFICANT
+        return np.asarray(np.where(loud, self.push, 0.0)[np.searchsorted(self.visits, visit)])
 
 
 def whiteness(half: AstrometryHalf | PhotometryHalf, images: Images) -> Whiteness:
     """Sum the residuals of a fit over ninths of its images."""
-    pull, cell = _pulls(half, images)
+    pull, off, cell = _pulls(half, images)
     n_cells = _CELLS * len(images)
     n = np.bincount(cell, minlength=n_cells)
     use = n >= _LEAST
@@ -87,7 +97,28 @@ def whiteness(half: AstrometryHalf | PhotometryHalf, images: Images) -> Whitenes
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = np.bincount(visit[use], square[use], visits.size) / count
         whole = (sums.reshape(len(images), _CELLS, -1).sum(1) ** 2).sum(1) / n.reshape(len(images), _CELLS).sum(1)
-        return Whiteness(visits, mean, count * pull.shape[1], total / measured, np.nan_to_num(whole))
+    degrees = count * pull.shape[1]
+    push = np.zeros(visits.size)
+    np.maximum.at(push, of, _common(off, cell, len(images)))
+    return Whiteness(visits, mean, degrees, total / measured, np.nan_to_num(whole), push)
+
+
+def _common(off: F64, cell: I64, n_images: int) -> F64:
+    """Return the rms (I,), per axis, of what residuals (K, d) in one ninth of each image have in common; 0 where that may be chance.
+
+    It is by the products of all pairs of them, whose mean is its square, however large their own errors are.
+    """
+    n = np.bincount(cell, minlength=_CELLS * n_images)
+    squares = np.stack([np.bincount(cell, o**2, n.size) for o in off.T])
+    products = np.stack([np.bincount(cell, o, n.size) ** 2 for o in off.T]) - squares
+    chance = np.sqrt(2.0 * _by_image(squares**2))
+    total, pairs = _by_image(products), _by_image(np.tile(n * (n - 1.0), (len(off.T), 1)))
+    return np.sqrt(np.where(total > _COMMON * chance, total, 0.0) / np.maximum(pairs, 1.0))
+
+
+def _by_image(values: F64) -> F64:
+    """Return the sums (I,) of values (d, cells) of each image."""
+    return np.asarray(values.reshape(len(values), -1, _CELLS).sum((0, 2)))
 
 
 def white_metrics(name: str, white: Whiteness | None) -> dict[str, float]:
@@ -119,21 +150,25 @@ def white_metrics(name: str, white: Whiteness | None) -> dict[str, float]:
     return {f"{name}_white_chi2": every, f"{name}_white_significance": (every - 1.0) * float(np.sqrt(degrees / 2.0))}
 
 
-def _pulls(half: AstrometryHalf | PhotometryHalf, images: Images) -> tuple[F64, I64]:
-    """Return the residuals (K, d) of the kept measurements in units of their robust scatter, corrected for what their stars
-    took, and the ninth (K,) of an image that each lies in.
+def _pulls(half: AstrometryHalf | PhotometryHalf, images: Images) -> tuple[F64, F64, I64]:
+    """Return the residuals (K, d) of the kept measurements in units of their robust scatter and in arcsec or mag, corrected for
+    what their stars took, and the ninth (K,) of an image that each lies in.
     """
     problem = half.problem
     evaluation = evaluate(problem)
-    pull = np.empty((problem.image.size, problem.dimension))
+    pull, off = np.empty((2, problem.image.size, problem.dimension))
 
     def one(block: tuple[int, int]) -> None:
         first, last = (int(k) for k in problem.offsets[list(block)])
         rows = problem.light(*block).rows
         pull[first:last] = rows.residual * np.sqrt(np.einsum("ndd->nd", rows.weight))
+        off[first:last] = rows.residual
 
     in_threads(one, star_blocks(problem, light=True))
-    pull /= np.sqrt(np.maximum(1.0 - evaluation.leverage, 1.0 - _MOST_LEVERAGE))[:, None]
+    if isinstance(problem, PhotometryProblem) and not problem.layout.magnitude:
+        off *= POGSON / problem.stars.value[problem.star_index]
+    taken = np.sqrt(np.maximum(1.0 - evaluation.leverage, 1.0 - _MOST_LEVERAGE))[:, None]
+    pull, off = pull / taken, off / taken
     m = half.associated.measurements
     index, _ = half.associated.stars.measurements_of(half.which)
     image = m.image[index]
@@ -143,6 +178,6 @@ def _pulls(half: AstrometryHalf | PhotometryHalf, images: Images) -> tuple[F64, 
     side = np.clip(np.sqrt(number / _LEAST).astype(np.int64), 1, _SIDE)[image]
     step = np.clip((side[:, None] * positions / images.bbox[image, 2:]).astype(np.int64), 0, side[:, None] - 1)
     cell = _CELLS * image + _SIDE * step[:, 1] + step[:, 0]
-    pull, cell = pull[use], cell[use]
+    pull, off, cell = pull[use], off[use], cell[use]
     scale = 1.4826 * float(np.median(np.abs(pull))) if pull.size else 1.0
-    return pull / max(scale, 1e-9), cell
+    return pull / max(scale, 1e-9), off, cell

@@ -1,11 +1,13 @@
 """Columns of source tables as plain numbers and flags, whatever kind of column a file or a frame holds them in."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from pandas.api.types import infer_dtype
 
 from calibration.errors import JointCalibrationError
-from tasks.arrays import Flags
+from tasks.arrays import I64, Flags
 
 __all__ = ["flags", "plain_numbers"]
 
@@ -36,9 +38,22 @@ def plain_numbers(table: pd.DataFrame, but: "set[str]") -> pd.DataFrame:
         if name in _IDS and pd.api.types.is_integer_dtype(column.dtype):
             changed[name] = column.to_numpy(np.int64, na_value=-1)
             continue
+        if name in _IDS and not plain and infer_dtype(column, skipna=True) in ("integer", "decimal"):
+            changed[name] = _integers(column)
+            continue
         values = column.to_numpy(np.float64, na_value=np.nan)
         changed[name] = np.where(np.isfinite(values), values, -1).astype(np.int64) if name in _IDS else values
     return table.assign(**changed) if changed else table
+
+
+def _integers(column: "pd.Series[Any]") -> I64:
+    """Return the ids (N,) of a column of objects, as a float of which one above 2^53 would be another."""
+    try:
+        return column.where(column.notna(), -1).to_numpy(np.int64)
+    except OverflowError as error:
+        raise JointCalibrationError(
+            f"column {column.name} of the source tables holds numbers of more than 63 bits, for example {column.max()}"
+        ) from error
 
 
 def flags(table: pd.DataFrame, name: str, unknown: bool) -> Flags:

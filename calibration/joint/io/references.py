@@ -21,7 +21,7 @@ from calibration.joint.data import ARCSEC, tangent_frames
 from calibration.joint.io.files import read_fits_table, read_parquet
 from calibration.joint.io.reference_units import check_fluxes, check_frame, check_units, epochs_mjd
 from calibration.joint.matching.references import Circle, References
-from tasks.arrays import F64, Flags
+from tasks.arrays import F64, I64, Flags
 from tasks.sphere import unit_vectors
 
 __all__ = ["Wanted", "colour_corrected", "load_references", "read_catalogue", "read_colorterms"]
@@ -33,7 +33,8 @@ _LEAST_ERR = 0.1e-3  # arcsec; no catalogue is better, and a zero error would be
 _UNKNOWN_MOTION = 0.01  # arcsec per year, of a star whose motion is not known: most of those to magnitude 20
 _TWINS = 1.0  # arcsec to another reference star
 _AGREEING = 5.0  # sigma to which two entries of one star agree
-_MANY_TWINS = 0.2  # of the stars with one that does not: fields have a few per cent
+_MANY_TWINS = 0.2  # of the stars with one that does not, more than by chance: fields have a few per cent
+_BY_CHANCE = 0.05  # of the stars have another within the reach of twins by chance, at the most
 _LEAST_OF_TWINS = 10
 _HEAD_BYTES = 2**16
 _FRAME_KEYS = ("RADESYS", "RADECSYS", "EQUINOX")
@@ -149,43 +150,64 @@ def load_references(table: pd.DataFrame, config: ReferenceConfig, circle: Circle
 
 
 def _singles(vector: F64, error: F64) -> Flags:
-    """Return which reference stars (K,) are used: of those less than an arcsec apart one where they agree, none where not.
+    """Return which reference stars (K,) are used: of those that lie closer than neighbours do by chance one where they agree,
+    none where not.
 
     Two entries of one star, as of two releases, agree within their errors, or nothing tells which of them is right; two stars
-    are one in an image.
+    that close are one in an image. In a dense field many stars have another within an arcsec, which are used.
 
     Raises
     ------
     JointCalibrationError
-        Many stars have a twin that does not agree.
+        Many stars have a twin that does not agree, more than chance gives them.
     """
     n = len(vector)
-    use = np.ones(n, bool)
-    pairs = cKDTree(vector).query_pairs(_TWINS * ARCSEC, output_type="ndarray") if n else np.zeros((0, 2), np.int64)
-    if not len(pairs):
-        return use
-    links = coo_array((np.ones(len(pairs)), tuple(pairs.T)), shape=(n, n))
-    group = connected_components(links, directed=False)[1]
+    tree = cKDTree(vector) if n else None
+    pairs = np.zeros((0, 2), np.int64) if tree is None else tree.query_pairs(_TWINS * ARCSEC, output_type="ndarray")
+    if tree is None or not len(pairs):
+        return np.ones(n, bool)
     distance = np.linalg.norm(vector[pairs[:, 0]] - vector[pairs[:, 1]], axis=1) / ARCSEC
     size = np.linalg.norm(error, axis=1)
     apart = distance > _AGREEING * np.maximum(np.hypot(*size[pairs].T), _LEAST_ERR)
+    # three times the area, and of twins of an arcsec none
+    around = np.diff(tree.count_neighbors(tree, np.array([_TWINS, 2 * _TWINS]) * ARCSEC))[0] / 2
+    chance = float(around) / 3
+    excess = 2 * (int(apart.sum()) - chance)
+    if excess > max(_MANY_TWINS * n, _LEAST_OF_TWINS):
+        raise JointCalibrationError(
+            f"the reference catalogue seems to hold its stars more than once: of {n} reference stars about {min(excess, n):.0f} "
+            f"more than by chance have another within {_TWINS:g} arcsec and do not agree with it (typically "
+            f"{np.median(distance[apart]):.3g} arcsec apart), and nothing tells which of two is right: take the stars of one release"
+        )
+    reach = _TWINS * min(1.0, float(np.sqrt(_BY_CHANCE * n / max(2 * chance, 1e-9))))
+    near = distance <= reach
+    if not near.any():
+        return np.ones(n, bool)
+    return _one_of_each(pairs[near], apart[near], size, reach)
+
+
+def _one_of_each(pairs: I64, apart: Flags, size: F64, reach: float) -> Flags:
+    """Return which stars (K,) are used where pairs (P, 2) of them, closer than `reach` arcsec, are one star each or, where they
+    do not agree, nobody knows what; the one with the least error `size` (K,) of each.
+    """
+    n = len(size)
+    group = connected_components(coo_array((np.ones(len(pairs)), tuple(pairs.T)), shape=(n, n)), directed=False)[1]
     torn = np.zeros(int(group.max()) + 1, bool)
     torn[group[pairs[apart, 0]]] = True
     several = np.bincount(group)[group] > 1
     gone = several & torn[group]
     order = np.lexsort((size, group))
-    best = order[np.unique(group[order], return_index=True)[1]]
-    use[:] = False
-    use[best] = True
+    use = np.zeros(n, bool)
+    use[order[np.unique(group[order], return_index=True)[1]]] = True
     use &= ~gone
-    words = f"{int(gone.sum())} of {n} reference stars have another within {_TWINS:g} arcsec and do not agree with it"
-    if gone.sum() > max(_MANY_TWINS * n, _LEAST_OF_TWINS):
-        raise JointCalibrationError(
-            f"the reference catalogue seems to hold its stars more than once: {words} (typically {np.median(distance[apart]):.3g} "
-            "arcsec apart), and nothing tells which of two is right: take the stars of one release"
-        )
-    same = int((several & ~use & ~gone).sum())
-    log.warning("%s: left out; %d more are in the catalogue twice: one of each is used", words, same)
+    log.warning(
+        "%d of %d reference stars have another within %.2g arcsec and do not agree with it: left out; %d more are in the "
+        "catalogue twice: one of each is used",
+        int(gone.sum()),
+        n,
+        reach,
+        int((several & ~use & ~gone).sum()),
+    )
     return use
 
 

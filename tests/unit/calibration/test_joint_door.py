@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ from lsst.pex.config import FieldValidationError
 from scipy.spatial import cKDTree
 
 from calibration.errors import JointCalibrationError
+from calibration.joint.io.columns import plain_numbers
 from calibration.joint.io.inputs import gather, images_of
 from calibration.joint.joint import JointFit
 from exposure.io.exposure_catalog import ExposureRecord
@@ -172,12 +174,45 @@ def test_tables_with_columns_of_other_kinds(column, values, words):
     [
         ("astrometryReferenceErr", 0.0), ("astrometryReferenceErr", np.nan), ("positionErrorPedestal", np.nan), ("matchCut", np.inf),
         ("photometryErrorPedestal", -0.1), ("photometryFieldPrior", np.inf), ("chipPositionPrior", -1.0), ("outlierRejectSigma", np.nan),
-        ("maxWcsError", -1.0),
+        ("maxWcsError", -1.0), ("maxReducedChi2", np.nan),
     ],
 )  # fmt: skip
 def test_numbers_of_the_configuration_that_cannot_be_are_refused_by_name(name, value):
     with pytest.raises(FieldValidationError, match=f"{name} must be"):
         config(**{name: value})
+
+
+def test_limits_without_an_end_are_off():
+    for name in ("maxReducedChi2", "maxWcsError", "maxCalibrationError"):
+        assert getattr(config(**{name: np.inf}), name) == np.inf
+
+
+def test_a_name_of_a_filter_is_not_compared_with_a_band():
+    """One visit says the name only, another the band only; two names or two bands are two filters."""
+    images = images_of(summaries(small()))
+    one = images.visit == 1000
+    checked = JointFit(config())._check_filters
+
+    def saying(names: tuple[str, str], bands: tuple[str, str]):
+        columns = {"physical_filter": names, "band": bands}
+        return dataclasses.replace(images, **{k: np.where(one, *v).tolist() for k, v in columns.items()})
+
+    checked(saying(("HSC-R", ""), ("", "r")))
+    checked(saying(("HSC-R", "HSC-R"), ("r", "")))
+    checked(saying(("HSC-R", ""), ("r", "r")))
+    for names, bands in ((("HSC-R", "HSC-G"), ("", "g")), (("HSC-R", ""), ("r", "g")), (("", ""), ("r", "g"))):
+        with pytest.raises(JointCalibrationError, match="2 filters"):
+            checked(saying(names, bands))
+
+
+def test_ids_of_sources_keep_all_their_digits():
+    """As integers between None, a column of objects: a float would hold 53 bits of them."""
+    ids = [2**60 + 1, None, 2**60 + 3]
+    for column in (ids, [None if i is None else Decimal(i) for i in ids], pd.array(ids, dtype="Int64")):
+        table = pd.DataFrame({"sourceId": pd.Series(column, dtype=None if hasattr(column, "dtype") else object)})
+        assert plain_numbers(table, set()).sourceId.tolist() == [2**60 + 1, -1, 2**60 + 3]
+    with pytest.raises(JointCalibrationError, match=r"column sourceId .* more than 63 bits"):
+        plain_numbers(pd.DataFrame({"sourceId": pd.Series([2**63, None], dtype=object)}), set())
 
 
 @pytest.mark.parametrize("model", ["constrainedMagnitude", "simpleMagnitude"])

@@ -3,13 +3,17 @@
 import copy
 import dataclasses
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from calibration.errors import JointCalibrationError, SingularFit
+from calibration.joint import halves
 from calibration.joint.data import ARCSEC
+from calibration.joint.image_quality import report_weak
 from calibration.joint.joint import JointFit
+from calibration.joint.whiteness import whiteness
 from exposure.camera import Camera
 from simulation.focal_plane import MosaicSettings, MosaicSurvey, simulate_mosaic
 from tasks.sphere import unit_vectors
@@ -183,6 +187,88 @@ def test_four_of_nine_chips_that_moved_get_maps_of_their_own():
             table.loc[key].astrometry_weak or error < 5 * 1e3 * np.sqrt(2) * table.loc[key].astrometry_formal_error
         ), key
     assert table.astrometry_weak.mean() < 0.5
+
+
+def test_chips_that_are_pushed_are_looked_for_beside_chips_that_never_fit(monkeypatch):
+    """A chip that stands out with a map of its own too hides no other chip."""
+    images, given = SimpleNamespace(detector=np.arange(9)), []
+    registration = SimpleNamespace(affine=np.zeros(1, bool), lost=frozenset())
+    half = SimpleNamespace(associated=SimpleNamespace(registration=registration), quality=None)
+    monkeypatch.setattr(halves, "_fit_astrometry", lambda inputs, own: (given.append(set(own)), (images, half))[1])
+    monkeypatch.setattr(halves, "_moved_chips", lambda quality: frozenset({(1, 0)}))
+    monkeypatch.setattr(halves, "_pushed_chips", lambda half, images, own: frozenset({(1, 2)}) if own else frozenset())
+    halves.fit_astrometry(SimpleNamespace(config=SimpleNamespace(astrometryModel="constrained")))
+    assert given == [set(), {(1, 0)}, {(1, 0), (1, 2)}]
+
+
+def test_a_chip_is_pushed_more_than_others_that_share_a_map():
+    detector, visit = np.tile(np.arange(9), 4), np.repeat(np.arange(4), 9)
+    images = SimpleNamespace(detector=detector, key=lambda i: (int(visit[i]), int(detector[i])))
+    own = frozenset(images.key(i) for i in range(36) if detector[i] < 6)
+
+    def pushed(last: float):
+        whole = np.where(detector == 8, last, 40.0)
+        half = SimpleNamespace(white=SimpleNamespace(whole=whole), problem=SimpleNamespace(dimension=2))
+        return halves._pushed_chips(half, images, own)
+
+    assert pushed(40.0) == frozenset()  # as turbulence pushes all three that share one
+    assert pushed(400.0) == {(v, 8) for v in range(4)}
+
+
+@pytest.mark.parametrize("stars", [12, 48, 192])
+def test_what_neighbours_have_in_common_is_no_larger_where_there_are_more_of_them(stars, monkeypatch):
+    """Visit 0 is white, 1 turbulent all over, of 2 one image in 36 is torn."""
+    rng = np.random.default_rng(stars)
+    cell = np.repeat(np.arange(9 * 108), stars)
+    image = cell // 9
+    common = np.array([0.0, 0.013, 0.001])[image // 36] * np.ones_like(image)
+    common[image == 80] = 0.12
+    own = 0.04 * rng.normal(size=(cell.size, 1))
+    off = own + common[:, None] * rng.normal(size=9 * 108)[cell][:, None]
+    monkeypatch.setattr("calibration.joint.whiteness._pulls", lambda half, images: (off / 0.04, off, cell))
+
+    class Many(SimpleNamespace):
+        def __len__(self):
+            return len(self.visit)
+
+    white = whiteness(None, Many(visit=np.repeat([0, 1, 2], 36)))
+    assert abs(white.sigma[0]) < 5.0
+    assert white.pushed(np.array([0])) == 0.0
+    assert white.push[1] < 0.03
+    assert 0.06 < white.push[2] < 0.2
+    assert (white.sigma[1] > 15.0) == (stars > 12)
+
+
+def test_deep_visits_under_turbulence_are_not_weak(caplog):
+    s = survey(10, 3, 4, stars_per_chip=300.0, turbulence_mas=30.0)
+    with caplog.at_level(logging.WARNING, "alertprod.jointcal"):
+        result = fit(s, doPhotometry=False, astrometryVisitOrder=3)
+    table = result.image_quality
+    assert result.metrics["astrometry_white_significance"] > 15.0
+    assert not table.astrometry_torn.any()
+    assert not table.astrometry_weak.any()
+    assert "held by few stars" not in caplog.text
+
+
+def test_a_visit_that_no_field_follows_is_marked_in_words_of_its_own(caplog):
+    s = survey(5, 3, 4)
+    made = copy.copy(s)
+    made.sources = [t.copy() for t in s.sources]
+    table = made.sources[1]
+    for d in np.unique(table.detector):
+        of = (table.detector == d).to_numpy()
+        fx, fy = s.camera[int(d)].to_focal(table.x.to_numpy()[of], table.y.to_numpy()[of])
+        table.loc[of, "apFlux_12_0_instFlux"] *= np.where(fx + 0.7 * fy > 3.0, 10**-0.2, 1.0)
+    result = fit(made, doAstrometry=False, photometryVisitOrder=3)
+    quality = result.image_quality
+    assert set(quality.visit[quality.photometry_torn]) == {visits(s)[1]}
+    assert quality.photometry_weak[quality.photometry_torn].all()
+    published = result.photometry.quality.assign(clouded=False, kept=result.photometry.quality.matched)
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "alertprod.jointcal"):
+        report_weak("photometry", published)
+    assert "of visits that no model follows" in caplog.text
+    assert "held by few stars" not in caplog.text
 
 
 @pytest.mark.parametrize("factor", [3.0, 1e-3, 1e3])

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from astropy.io import fits
 from astropy.time import Time
+from scipy.spatial import cKDTree
 
 from calibration.errors import JointCalibrationError
 from calibration.joint.config import ReferenceConfig
@@ -198,6 +199,31 @@ def test_stars_that_the_catalogue_holds_twice_do_no_harm(caplog):
     assert np.array_equal(some.vector, loaded(many).vector[4:])
     assert "8 of 54 reference stars have another within 1 arcsec and do not agree" in caplog.text
     for offset in (30, 300, 900):
+        with pytest.raises(JointCalibrationError, match="hold its stars more than once"):
+            loaded(pd.concat([many, many.assign(coord_dec=many.coord_dec + offset * MAS)], ignore_index=True))
+
+
+@pytest.mark.parametrize("per_square_degree", [3e5, 1.5e6])
+def test_dense_fields_are_no_catalogue_that_holds_its_stars_twice(per_square_degree, caplog):
+    """Stars at random places, as a catalogue tells them apart from half an arcsec on; each twice is refused all the same."""
+    rng = np.random.default_rng(31)
+    side = np.sqrt(5000 / per_square_degree)
+    places = rng.uniform(-side / 2, side / 2, (5000, 2)) + np.array([150.0, 2.2])
+    plane = places * [np.cos(np.radians(2.2)), 1.0] * 3600
+    pairs = cKDTree(plane).query_pairs(0.5, output_type="ndarray")
+    places = np.delete(places, np.unique(pairs[:, 1]), axis=0)
+    many = pd.concat([references().iloc[:1]] * len(places), ignore_index=True).assign(pm_ra=0.0, pm_dec=0.0)
+    many = many.assign(coord_ra=np.radians(places[:, 0]), coord_dec=np.radians(places[:, 1]))
+    with caplog.at_level(logging.WARNING, "alertprod.jointcal"):
+        used = len(loaded(many))
+    assert used > 0.9 * len(many)
+    if per_square_degree > 1e6:
+        assert used == len(many)
+        twice = many.assign(coord_dec=many.coord_dec + 1 * MAS)
+        with caplog.at_level(logging.WARNING, "alertprod.jointcal"):
+            assert len(loaded(pd.concat([many, twice], ignore_index=True))) == len(many)
+        assert f"{len(many)} more are in the catalogue twice" in caplog.text
+    for offset in (100, 300, 700):
         with pytest.raises(JointCalibrationError, match="hold its stars more than once"):
             loaded(pd.concat([many, many.assign(coord_dec=many.coord_dec + offset * MAS)], ignore_index=True))
 
