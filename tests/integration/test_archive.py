@@ -48,6 +48,8 @@ class Survey:
         self.months = [month_bounds(first_month, k) for k in range(3)]
         self.names = [f"{t}_{label}" for label, _, _ in self.months for t in PARTITIONED]
         self.stored = {t: [] for t in PARTITIONED}
+        objects, sources, forced = rows(4)
+        client.store(at(self.months[0][1]), objects, sources.iloc[:0], forced.iloc[:0])
 
     def store(self, month):
         """A frame of the month, which is read at once."""
