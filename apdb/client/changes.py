@@ -70,7 +70,10 @@ class ClientChanges(ClientBase):
                 steps.subtract(o for o in former.values() if o is not None)
             self._follow(connection, steps, objects, update_records.reassigned(idMap))
 
-        self._transactions.run(work, repeatable=True)
+        others = sorted(set(targets.values()))
+        self._transactions.run(
+            work, repeatable=True, pixels=lambda c: _pixels(c, "DiaSource", list(targets), objects=others)
+        )
 
     def setValidityEnd(
         self, objects: list[DiaObjectId], validityEnd: astropy.time.Time, raise_on_missing_id: bool = False
@@ -126,7 +129,7 @@ class ClientChanges(ClientBase):
             told = update_records.moved_to_bodies(connection, targets, now_mjd) if self.config.enable_replica else []
             self._follow(connection, Counter({k: -n for k, n in steps.items()}), objects, told)
 
-        self._transactions.run(work, repeatable=True)
+        self._transactions.run(work, repeatable=True, pixels=lambda c: _pixels(c, "DiaSource", list(targets)))
 
     def withdrawDiaSources(
         self, diaSourceIds: Iterable[DiaSourceId], *, timeWithdrawn: astropy.time.Time | None = None
@@ -239,18 +242,20 @@ class ClientChanges(ClientBase):
         self._transactions.run(lambda c: store_update_records(c, records, chunk))
 
 
-def _pixels(connection: psycopg.Connection[Any], table: str, keys: list[Any]) -> list[int]:
-    """Return the pixels of the sky to be locked for rows that are about to be withdrawn: theirs, and those of their objects."""
+def _pixels(
+    connection: psycopg.Connection[Any], table: str, keys: list[Any], objects: Collection[int] = ()
+) -> list[int]:
+    """Return the pixels of the sky to be locked for rows that are about to leave: theirs, those of their objects, and of `objects`."""
+    query = 'SELECT "pixelId" FROM "DiaObjectLast" WHERE "diaObjectId" = ANY(%(objects)s::bigint[])'
     if table == "DiaForcedSource":
-        query = 'SELECT "pixelId" FROM "DiaObjectLast" WHERE "diaObjectId" = ANY(%(ids)s::bigint[])'
-        ids = sorted({key[0] for key in keys})
+        objects = {*objects, *(key[0] for key in keys)}
     else:
         query = (
             'WITH s AS MATERIALIZED (SELECT "pixelId", "diaObjectId" FROM "DiaSource" WHERE "diaSourceId" = ANY(%(ids)s::bigint[])) '
-            'SELECT "pixelId" FROM s UNION SELECT l."pixelId" FROM "DiaObjectLast" l JOIN s USING ("diaObjectId")'
+            f'SELECT "pixelId" FROM s UNION SELECT l."pixelId" FROM "DiaObjectLast" l JOIN s USING ("diaObjectId") UNION {query}'
         )
-        ids = sorted(keys)
-    found = connection.execute(query, {"ids": ids}).fetchall()
+    ids = [] if table == "DiaForcedSource" else sorted(keys)
+    found = connection.execute(query, {"ids": ids, "objects": sorted(objects)}).fetchall()
     return pixels_of_positions(np.array(found, np.int64).ravel()) if found else []
 
 

@@ -111,6 +111,7 @@ def _withdrawn_table(meta: sa.MetaData, schema: PublishedSchema) -> None:
         sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
         *(_sa_column(c) for c in schema.columns("DiaForcedSource")),
         sa.Column("sideFlags", sa.Integer),
+        sa.Index("IDX_DiaForcedSourceWithdrawn_visit", "visit", "detector"),
     )
 
 

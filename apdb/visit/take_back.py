@@ -19,6 +19,7 @@ from apdb.audit import audit
 from apdb.copy.decode import query_frame
 from apdb.copy.encode import id_array
 from apdb.errors import ApdbError
+from apdb.id_layouts import note_instrument
 from apdb.queue import corrections
 from apdb.schema.archived_rows import Stored, refuse_archived_rows
 from apdb.schema.columns import Column, PublishedSchema
@@ -54,7 +55,7 @@ _LEAVE = (
     '"StoreLedger" ("contentHash", "visitTimeMjdTai", "nObjects", "nSources", "nForcedSources", "sourceIds") SELECT '
     '\'withdrawn \' || "contentHash", "visitTimeMjdTai", 0, 0, 0, "sourceIds" FROM gone WHERE "sourceIds" IS NOT NULL AND NOT '
     'coalesce("sourceIds" <@ %(new)s::int8range, false) ON CONFLICT DO NOTHING) SELECT "nSources", "nForcedSources", '
-    '"sourceIds"::text, "forcedIds"::text FROM gone'
+    '"sourceIds"::text, "forcedIds"::text, instrument FROM gone'
 )
 _SOURCE = ("diaSourceId", "diaObjectId", "ra", "dec", "midpointMjdTai")
 _WITHDRAW = (
@@ -85,6 +86,8 @@ class TakenBack:
         Whether others of the visit were withdrawn before, one by one: objects may be closed that come again.
     renewal
         What became of their objects.
+    instrument
+        Of which the visit was noted to be.
     """
 
     visit: int
@@ -94,6 +97,7 @@ class TakenBack:
     forced: pd.DataFrame
     is_part: bool = False
     renewal: Renewal = field(default_factory=Renewal)
+    instrument: str | None = None
 
     @property
     def count(self) -> int:
@@ -107,11 +111,12 @@ class TakenBack:
 
 
 def pixels_of_visit(connection: psycopg.Connection[Any], visit: int, detector: int) -> list[int]:
-    """Return the pixels of the finest lock level that hold valid sources of a visit."""
+    """Return the pixels of the finest lock level that hold valid sources of a visit, or the objects of these."""
     rows = connection.execute(
-        'SELECT DISTINCT "pixelId" >> %s FROM "DiaSource" WHERE visit = %s AND detector = %s AND '
-        '"timeWithdrawnMjdTai" IS NULL',
-        (2 * (HTM_LEVEL - LEVELS[0]), visit, detector),
+        'WITH s AS MATERIALIZED (SELECT "pixelId", "diaObjectId" FROM "DiaSource" WHERE visit = %(v)s AND detector = %(d)s AND '
+        '"timeWithdrawnMjdTai" IS NULL) SELECT "pixelId" >> %(shift)s FROM s UNION '
+        'SELECT l."pixelId" >> %(shift)s FROM "DiaObjectLast" l JOIN s USING ("diaObjectId")',
+        {"v": visit, "d": detector, "shift": 2 * (HTM_LEVEL - LEVELS[0])},
     ).fetchall()
     return [int(p) for (p,) in rows]
 
@@ -149,9 +154,12 @@ def take_back(
         if rows is not None:
             free_ids(connection, rows, visit, detector)
     times = np.concatenate([f.midpointMjdTai.to_numpy(np.float64) for f in (sources, forced)])
-    stores = [Stored(*s) for s in left]
+    of_stores = left.fetchall()
+    stores = [Stored(*s[:4]) for s in of_stores]
     refuse_archived_rows(connection, visit, detector, times, stores)
-    return TakenBack(visit, detector, mjd_tai, sources, forced, len(sources) < sum(s.sources for s in stores))
+    is_part = len(sources) < sum(s.sources for s in stores)
+    instrument = next((s[4] for s in of_stores if s[4] is not None), None)
+    return TakenBack(visit, detector, mjd_tai, sources, forced, is_part, instrument=instrument)
 
 
 def _columns(schema: PublishedSchema, table: str, names: tuple[str, ...]) -> list[Column]:
@@ -287,6 +295,8 @@ def replace_stored(
         return
     taken = take_back(connection, schema, rows.visit, rows.detector, rows.mjd_tai, rows)
     taken = renew_objects(connection, schema, taken, rows)
+    if taken.instrument is not None:
+        note_instrument(connection, rows.visit, rows.detector, taken.instrument)
     settle(connection, schema, taken, rows, chunk)
 
 

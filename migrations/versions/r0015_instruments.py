@@ -15,4 +15,5 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Take away."""
+    op.execute('DROP INDEX "IDX_DiaForcedSourceWithdrawn_visit"')
     op.execute('ALTER TABLE "StoreLedger" DROP COLUMN instrument')

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from apdb import PostgresApdb, VisitUnitOfWork
+from apdb.id_layouts import note_instrument
 from apdb.labels import store_label
 from apdb.operate.export import all_rows, latest_objects
 from apdb.sky.htm import polygon
@@ -141,4 +142,21 @@ def test_a_label_stays_with_what_was_seen(database):
     with database.connect() as connection:
         kept = connection.execute('SELECT "diaSourceId" FROM "SourceLabel" ORDER BY 1').fetchall()
     assert kept == [(s.diaSourceId[0],), (s.diaSourceId[2],)]
+    client.close()
+
+
+def test_a_replacement_by_the_client_leaves_the_camera_as_noted(database):
+    client = PostgresApdb(database.uri)
+    o, s, f = rows(3)
+    client.store(at(61001.0), o, s, f)
+    with database.session() as connection:
+        note_instrument(connection, 1, 0, "one")
+    client.store(at(61001.0), o, s, f.assign(psfFlux=5.0), replace=True)
+    with database.session() as connection:
+        noted = connection.execute('SELECT instrument FROM "StoreLedger" WHERE visit = 1').fetchall()
+        plan = connection.execute(
+            'SET enable_seqscan = off; EXPLAIN SELECT 1 FROM "DiaForcedSourceWithdrawn" WHERE visit = 1 AND detector = 0'
+        )
+        assert plan.nextset() and "IDX_DiaForcedSourceWithdrawn_visit" in str(plan.fetchall())
+    assert noted == [("one",)]
     client.close()

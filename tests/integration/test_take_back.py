@@ -281,8 +281,9 @@ def test_a_source_is_withdrawn_while_another_visit_is_stored(pair):
     assert rows_of(survey.database, gone) == [(True,)]
 
 
-def test_sources_are_withdrawn_while_a_visit_measures_their_object(pair):
-    """It makes no version of the object, and no row of its conflicts: the withdrawal waits for the sky, and closes what it left."""
+@pytest.mark.parametrize("how", ["withdrawn", "reassigned", "to bodies"])
+def test_sources_leave_while_a_visit_measures_their_object(pair, how):
+    """It makes no version of the object, and no row of its conflicts: the change waits for the sky, and closes what it left."""
     survey, _ = pair
     survey.reset(replicated=False)
     for unit in BASE:
@@ -296,11 +297,17 @@ def test_sources_are_withdrawn_while_a_visit_measures_their_object(pair):
 
     def withdraw():
         client = PostgresApdb(survey.database.uri)
-        client.withdrawDiaSources(
-            [DiaSourceId(diaSourceId=i, ra=0.0, dec=12.0, midpointMjdTai=midpoint(0)) for i in ids]
-        )
+        sources = [DiaSourceId(diaSourceId=i, ra=0.0, dec=12.0, midpointMjdTai=midpoint(0)) for i in ids]
+        if how == "withdrawn":
+            client.withdrawDiaSources(sources)
+        elif how == "reassigned":
+            client.reassignDiaSourcesToDiaObjects(dict.fromkeys(sources, other))
+        else:
+            client.reassignDiaSources(dict.fromkeys(ids, 7))
         client.close()
 
+    query = f'SELECT min("diaObjectId") FROM "DiaObjectLast" WHERE "diaObjectId" <> {owner}'
+    ((other,),) = rows_of(survey.database, query)
     pixels = lock_pixels(Circle(UnitVector3d(LonLat.fromDegrees(0.0, 12.0)), Angle.fromDegrees(0.01)))
     with ThreadPoolExecutor(1) as pool, survey.database.connect() as connection:
         with sky_locks(connection, pixels), VisitUnitOfWork(connection) as work:
