@@ -64,11 +64,12 @@ def refuse_other_camera(connection: psycopg.Connection[Any], visit: int, detecto
         It is another one's; nothing was changed.
     """
     row = connection.execute(
-        'SELECT coalesce(s.instrument, l.instrument) FROM "StoreLedger" s LEFT JOIN "VisitLedger" l USING (visit, detector) '
-        "WHERE s.visit = %s AND s.detector = %s ORDER BY 1 LIMIT 1",
+        # a message may name a file by its path, which says nothing of the camera
+        "SELECT coalesce(s.instrument, CASE WHEN strpos(l.instrument, '/') = 0 THEN l.instrument END) FROM \"StoreLedger\" s LEFT JOIN "
+        '"VisitLedger" l USING (visit, detector) WHERE s.visit = %s AND s.detector = %s ORDER BY 1 LIMIT 1',
         (visit, detector),
     ).fetchone()
-    if row is not None and row[0] not in (None, instrument):
+    if row is not None and row[0] is not None and row[0].lower() != instrument.lower():
         raise VisitConflict(
             f"this (visit, detector) is stored, of instrument {row[0]}, not {instrument}: give the visits of one camera other "
             "numbers, or withdraw this one first",

@@ -62,16 +62,21 @@ def pending(uri: str, revision: str = "head") -> list[dict[str, Any]]:
     ]
 
 
-def migrate(uri: str, revision: str = "head") -> None:
-    """Bring the database to a revision (``head``, ``base``, or a name)."""
+def migrate(uri: str, revision: str = "head") -> list[str]:
+    """Bring the database to a revision (``head``, ``base``, or a name).
+
+    Returns
+    -------
+    unread : `list` [`str`]
+        Months that older versions archived, and whose files cannot be read here and now: ``alertprod apdb renew`` tries again.
+    """
     config, steps = _config(uri), pending(uri, revision)
     if steps and steps[0]["direction"] == "down":
         command.downgrade(config, revision)
-        return
+        return []
     command.upgrade(config, revision)
-    if revision == "head":
-        with Database(uri).session() as connection:
-            finish_schema(connection)
-            note_missing(
-                connection
-            )  # of months that older versions archived; what cannot be read now, `renew` tries again
+    if revision != "head":
+        return []
+    with Database(uri).session() as connection:
+        finish_schema(connection)
+        return note_missing(connection)

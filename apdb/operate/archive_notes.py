@@ -4,6 +4,7 @@ Of an object whose rows change, the number of its valid sources, the first and t
 tables and of these notes (`apdb.visit.valid_rows`): a month that is a file cannot be asked.
 """
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,9 +14,11 @@ import psycopg
 
 from apdb.copy.encode import id_array, number_array
 from apdb.operate.archive import Archived, archived, month_alone, note_table
-from apdb.operate.archive_files import read_frames
+from apdb.operate.archive_files import check_file, read_frames
 
 __all__ = ["give_notes", "merged_into", "note_missing"]
+
+_log = logging.getLogger("alertprod.archive")
 
 
 def note_missing(connection: psycopg.Connection[Any]) -> list[str]:
@@ -58,11 +61,13 @@ def _note_file(connection: psycopg.Connection[Any], item: Archived) -> bool:
     """Note what a file holds; False where it cannot be read or is not whole."""
     parts, rows = [], 0
     try:
+        check_file(item.file, item.checksum, item.partition)
         for frame in read_frames(item.file, ["diaObjectId", "midpointMjdTai", "timeWithdrawnMjdTai"]):
             rows += len(frame)
             valid = frame[frame.timeWithdrawnMjdTai.isna() & frame.diaObjectId.notna()]
             parts.append(valid.groupby("diaObjectId").midpointMjdTai.agg(["size", "min", "max"]))
-    except (OSError, ValueError, ImportError):  # gone, no Parquet, a store that this place does not know
+    except Exception as error:  # gone, changed, no Parquet: each store of files has errors of its own
+        _log.warning("%s of %s cannot be read: %s", item.file, item.partition, error)
         return False
     if rows != item.rows:
         return False

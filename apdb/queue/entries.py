@@ -11,7 +11,6 @@ import psycopg
 from psycopg.rows import dict_row
 
 from apdb.errors import ApdbError, ReleasesExhausted, VisitConflict, VisitRunning
-from apdb.id_layouts import refuse_other_camera
 from apdb.queue.states import VisitState
 from apdb.rows import single_row
 
@@ -134,7 +133,7 @@ def _again(cursor: psycopg.Cursor[Row], entry: Entry) -> Entered:
     row = single_row(
         cursor.execute('SELECT * FROM "VisitLedger" WHERE visit = %s AND detector = %s FOR UPDATE', entry.key)
     )
-    refuse_other_camera(cursor.connection, *entry.key, entry.message["instrument"])  # it would take its place
+    _refuse_other_camera(cursor, row, entry)
     if entry.message.get("reprocess") == "replace":
         return _replace(cursor, row, entry)
     if row["messageHash"] != entry.digest:
@@ -151,6 +150,23 @@ def _again(cursor: psycopg.Cursor[Row], entry: Entry) -> Entered:
         )
         return Entered(single_row(cursor))
     return Entered(row)
+
+
+def _refuse_other_camera(cursor: psycopg.Cursor[Row], row: Row, entry: Entry) -> None:
+    """Refuse an image of another camera whose visit has the number of one that is stored: it would take its place.
+
+    By the names in the messages: that of the camera is in the instrument's file, which a worker reads.
+    """
+    if row["instrument"] == entry.message["instrument"]:
+        return
+    query = 'SELECT 1 FROM "StoreLedger" WHERE visit = %s AND detector = %s LIMIT 1'
+    if cursor.execute(query, entry.key).fetchone() is not None:
+        raise VisitConflict(
+            f"this (visit, detector) is stored, of instrument {row['instrument']}, not {entry.message['instrument']}: give the visits "
+            "of one camera other numbers, or withdraw this one first",
+            visit=entry.visit,
+            detector=entry.detector,
+        )
 
 
 def _replace(cursor: psycopg.Cursor[Row], row: Row, entry: Entry) -> Entered:

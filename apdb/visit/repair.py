@@ -27,11 +27,16 @@ _MARKED = (
 
 @dataclass(frozen=True)
 class RepairReport:
-    """What a run did: objects with withdrawn sources, of these made anew, and closed for want of a valid source."""
+    """What a run did: objects with withdrawn sources, of these made anew, and closed for want of a valid source.
+
+    ``unread`` are archived months that are not noted yet, as their files cannot be read: objects that were seen in them are refused
+    where a source leaves them.
+    """
 
     objects: int
     renewed: int
     closed: int
+    unread: tuple[str, ...] = ()
 
 
 def renew_marked(
@@ -56,8 +61,7 @@ def renew_marked(
     """
     schema, renewed, closed = published_schema(), 0, 0
     with database.connect() as connection:
-        if not dry_run:
-            note_missing(connection)
+        unread = () if dry_run else tuple(note_missing(connection))
         marked = np.array(connection.execute(_MARKED).fetchall(), np.int64).reshape(-1, 2)
         for begin in range(0, 0 if dry_run else len(marked), BATCH_ROWS):
             ids, pixels = marked[begin : begin + BATCH_ROWS].T
@@ -74,4 +78,4 @@ def renew_marked(
                 work.commit()
             renewed, closed = renewed + len(done.objects), closed + len(done.closed)
             progress(min(begin + BATCH_ROWS, len(marked)), len(marked))
-    return RepairReport(len(marked), renewed, closed)
+    return RepairReport(len(marked), renewed, closed, unread)

@@ -38,8 +38,10 @@ _VALID = 't."timeWithdrawnMjdTai" IS NULL'
 _ALWAYS = 1e9  # days: before and after everything
 # a scan of a whole month, which the planner takes to be cheaper while it knows nothing of the newest one, never is
 _BEGIN = (
-    "SELECT a.months, a.unknown FROM set_config('enable_seqscan', 'off', true), LATERAL (SELECT count(*) AS months, "
-    'array_agg(DISTINCT partition ORDER BY partition) FILTER (WHERE NOT noted) AS unknown FROM "ApdbArchive" '
+    "SELECT a.* FROM set_config('enable_seqscan', 'off', true), LATERAL (SELECT count(*), "
+    "coalesce(array_agg(partition ORDER BY partition) FILTER (WHERE NOT noted), ARRAY[]::text[]), "
+    'coalesce(array_agg("beginMjdTai" ORDER BY partition) FILTER (WHERE NOT noted), ARRAY[]::float8[]), '
+    'coalesce(array_agg("endMjdTai" ORDER BY partition) FILTER (WHERE NOT noted), ARRAY[]::float8[]) FROM "ApdbArchive" '
     "WHERE state <> 'restored' AND \"tableName\" = 'DiaSource') a"
 )
 _HERE = (
@@ -88,33 +90,38 @@ def _with_archive(
     connection: psycopg.Connection[Any],
     objects: pd.DataFrame,
     here: _Times,
-    archive: tuple[int, list[str] | None],
+    archive: tuple[int, list[str], list[float], list[float]],
     has_left: bool,
 ) -> _Times:
     """Return what objects have in the tables and in archived months together.
 
-    Of a month without notes nothing is known but what the versions say, which holds where no source has left them.
+    Of a month without notes nothing is known but what the versions of objects that were seen in it or both before and after say,
+    which holds where no source has left them.
 
     Raises
     ------
     ApdbError
-        Sources may have left the objects, and there is a month without notes.
+        Sources may have left such objects.
     """
-    months, unknown = archive
+    months, unknown, begin, end = archive
     if not months:
         return here
-    if unknown and has_left:
+    noted = _of_query(connection, _ARCHIVED, objects.diaObjectId.to_numpy(np.int64))
+    first, last, count = np.fmin(here.first, noted.first), np.fmax(here.last, noted.last), here.count + noted.count
+    told = [objects[n].to_numpy(np.float64) for n in TIMES]
+    meets = (told[0][:, None] < np.array(end)) & (told[1][:, None] >= np.array(begin))
+    if has_left and meets.any():
+        names = sorted({unknown[k] for k in np.flatnonzero(meets.any(axis=0))})
         raise ApdbError(
-            f"what objects have in {', '.join(unknown)} is not known, for an older version archived it: run 'alertprod apdb renew' "
+            f"what objects have in {', '.join(names)} is not known, for an older version archived it: run 'alertprod apdb renew' "
             "where the files of the archive can be read, or 'alertprod apdb restore' for each of these months first"
         )
-    if unknown:
-        first, last = (objects[n].to_numpy(np.float64) for n in TIMES)
-        count = np.maximum(here.count, objects.nDiaSources.to_numpy(np.int64))
-    else:
-        noted = _of_query(connection, _ARCHIVED, objects.diaObjectId.to_numpy(np.int64))
-        first, last, count = noted.first, noted.last, here.count + noted.count
-    return _Times(count, np.fmin(here.first, first), np.fmax(here.last, last))
+    kept = meets.any(axis=1)
+    return _Times(
+        np.where(kept, np.maximum(here.count, objects.nDiaSources.to_numpy(np.int64)), count),
+        np.where(kept, np.fmin(here.first, told[0]), first),
+        np.where(kept, np.fmax(here.last, told[1]), last),
+    )
 
 
 def valid_sources(

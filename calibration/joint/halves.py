@@ -37,7 +37,7 @@ log = logging.getLogger("alertprod.jointcal")
 _GAINED = 0.01  # of the measurements, matched beside the others once the maps are known: then all is fitted again
 _LEAST_GAINED = 5
 _ROUNDS = 3
-_PUSHED, _PUSHED_SHARE = 8.0, 4.0  # sigma, and times the typical chip: turbulence pushes all of them
+_PUSHED, _PUSHED_SHARE = 8.0, 5.0  # sigma, and times the quietest third of the chips: turbulence pushes all of them
 _MOST_MOVED = 0.67  # of the chips: some tell where the others moved to
 _CHIP_ROUNDS = 6  # chips that moved little stand out once those that moved far have maps of their own
 _WEAK = 0.25  # of the images, held by few stars: by such a fit nothing is matched again
@@ -205,8 +205,8 @@ def _pushed_chips(half: AstrometryHalf, images: Images, own: frozenset[tuple[int
     push = np.bincount(chip[shared], white.whole[shared], detectors.size)
     degrees = half.problem.dimension * np.bincount(chip[shared], white.whole[shared] > 0, detectors.size)
     loud = (push > degrees + _PUSHED * np.sqrt(2.0 * degrees)) & (degrees > half.problem.dimension)
-    # chips with maps of their own alone are pushed by nothing: they say nothing of what is usual
-    loud &= push > _PUSHED_SHARE * np.median(push[degrees > 0])
+    # chips with maps of their own alone are pushed by nothing and say nothing of what is usual; of the others many may have moved
+    loud &= push > _PUSHED_SHARE * np.quantile(push[degrees > 0], 1.0 - _MOST_MOVED)
     if not loud.any():
         return frozenset()
     worst = detectors[loud & (push > 0.5 * push[loud].max())]

@@ -108,12 +108,12 @@ def _common(off: F64, cell: I64, n_images: int) -> F64:
 
     It is by the products of all pairs of them, whose mean is its square, however large their own errors are.
     """
-    n = np.bincount(cell, minlength=_CELLS * n_images)
-    squares = np.stack([np.bincount(cell, o**2, n.size) for o in off.T])
-    products = np.stack([np.bincount(cell, o, n.size) ** 2 for o in off.T]) - squares
+    n = np.bincount(cell, minlength=_CELLS * n_images).astype(np.float64)
+    squares: F64 = np.stack([np.bincount(cell, o**2, n.size) for o in off.T])
+    products: F64 = np.stack([np.bincount(cell, o, n.size) for o in off.T]) ** 2 - squares
     chance = np.sqrt(2.0 * _by_image(squares**2))
-    total, pairs = _by_image(products), _by_image(np.tile(n * (n - 1.0), (len(off.T), 1)))
-    return np.sqrt(np.where(total > _COMMON * chance, total, 0.0) / np.maximum(pairs, 1.0))
+    total, pairs = _by_image(products), _by_image(np.tile(n * (n - 1.0), (off.shape[1], 1)))
+    return np.asarray(np.sqrt(np.where(total > _COMMON * chance, total, 0.0) / np.maximum(pairs, 1.0)))
 
 
 def _by_image(values: F64) -> F64:

@@ -1,6 +1,7 @@
 """The command line of the database: ``alertprod apdb create|status|partitions|archive|restore|vacuum-advice|migrate|deduplicate|renew|precover|reader``."""
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -185,9 +186,9 @@ def migrate(
 
     uri = open_database(migrated=False).uri
     steps = pending(uri, revision)
-    if not dry_run:
-        run(uri, revision)
+    unread = [] if dry_run else run(uri, revision)
     _show(steps, as_json, "would be applied" if dry_run else "applied")
+    _say_unread(unread)
 
 
 @apdb_app.command()
@@ -228,6 +229,19 @@ def renew_objects(dry_run: DryRun = False, as_json: Json = False) -> None:
     with progress("objects", quiet=as_json) as step:
         report = renew_marked(open_database(), float(Time.now().tai.mjd), dry_run=dry_run, progress=step)
     _show([vars(report)], as_json, "would be done" if dry_run else "done")
+    _say_unread(report.unread)
+    if report.unread:
+        raise typer.Exit(1)
+
+
+def _say_unread(months: Sequence[str]) -> None:
+    """Tell of archived months whose files cannot be read: of objects in them nothing is known, and no source of theirs may leave."""
+    if months:
+        typer.echo(
+            f"the files of {', '.join(months)} cannot be read: visits with objects of these months cannot be taken back until "
+            "'alertprod apdb renew' ran where they can, or 'alertprod apdb restore' brought them back",
+            err=True,
+        )
 
 
 @apdb_app.command()

@@ -12,7 +12,7 @@ from lsst.pipe.base import NoWorkFound
 
 from alerts import AlertArchive, AlertInputs, build_alerts
 from apdb import Claim, Database, Ledger, VisitState, VisitUnitOfWork
-from apdb.id_layouts import refuse_other_camera
+from apdb.id_layouts import note_instrument, refuse_other_camera
 from apdb.queue.claims import note_session
 from apdb.queue.ledger import Outcome
 from apdb.queue.outbox import OutboxEntry
@@ -207,8 +207,9 @@ class Processor:
             crash_at("locked", self._settings.crash_point)
             with VisitUnitOfWork(connection) as work:
                 if run.replaces:  # what the pipelines have stored is not in the queue, where this is asked first
-                    refuse_other_camera(connection, claim.visit, claim.detector, claim.message["instrument"])
+                    refuse_other_camera(connection, claim.visit, claim.detector, run.rules.name)
                 counts = self._associate_and_write(run, subtracted, work)
+                note_instrument(connection, claim.visit, claim.detector, run.rules.name)
                 crash_at("before_commit", self._settings.crash_point)
                 with run.clock.step("commit"):
                     work.commit()

@@ -23,6 +23,13 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:numpy")
 X, Y = (a.ravel() for a in np.meshgrid(np.linspace(50, 2000, 5), np.linspace(50, 4100, 5)))
 
 
+class Of(SimpleNamespace):
+    """Images, as far as they are asked for."""
+
+    def __len__(self) -> int:
+        return len(self.visit)
+
+
 def visits(s: MosaicSurvey) -> list[int]:
     return sorted({v for v, _ in s.headers})
 
@@ -203,7 +210,7 @@ def test_chips_that_are_pushed_are_looked_for_beside_chips_that_never_fit(monkey
 
 def test_a_chip_is_pushed_more_than_others_that_share_a_map():
     detector, visit = np.tile(np.arange(9), 4), np.repeat(np.arange(4), 9)
-    images = SimpleNamespace(detector=detector, key=lambda i: (int(visit[i]), int(detector[i])))
+    images = Of(visit=visit, detector=detector, key=lambda i: (int(visit[i]), int(detector[i])))
     own = frozenset(images.key(i) for i in range(36) if detector[i] < 6)
 
     def pushed(last: float):
@@ -227,16 +234,12 @@ def test_what_neighbours_have_in_common_is_no_larger_where_there_are_more_of_the
     off = own + common[:, None] * rng.normal(size=9 * 108)[cell][:, None]
     monkeypatch.setattr("calibration.joint.whiteness._pulls", lambda half, images: (off / 0.04, off, cell))
 
-    class Many(SimpleNamespace):
-        def __len__(self):
-            return len(self.visit)
-
-    white = whiteness(None, Many(visit=np.repeat([0, 1, 2], 36)))
+    white = whiteness(None, Of(visit=np.repeat([0, 1, 2], 36)))
     assert abs(white.sigma[0]) < 5.0
     assert white.pushed(np.array([0])) == 0.0
     assert white.push[1] < 0.03
     assert 0.06 < white.push[2] < 0.2
-    assert (white.sigma[1] > 15.0) == (stars > 12)
+    assert white.sigma[1] > stars  # what grows with their number
 
 
 def test_deep_visits_under_turbulence_are_not_weak(caplog):
@@ -245,6 +248,7 @@ def test_deep_visits_under_turbulence_are_not_weak(caplog):
         result = fit(s, doPhotometry=False, astrometryVisitOrder=3)
     table = result.image_quality
     assert result.metrics["astrometry_white_significance"] > 15.0
+    assert result.astrometry.white.square.max() > 3.0
     assert not table.astrometry_torn.any()
     assert not table.astrometry_weak.any()
     assert "held by few stars" not in caplog.text
