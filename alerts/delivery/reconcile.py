@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -89,18 +89,29 @@ class _Count:
 class Reconciler:
     """Follows one topic; `report` is told the topic and the number of messages that were passed over."""
 
+    # count and xor of the ids, then what they are counted under
+    _ADD: LiteralString = (
+        'UPDATE "AlertOutbox" SET "topicCount" = "topicCount" + %s, "topicXor" = "topicXor" # %s '
+        "WHERE visit = %s AND detector = %s AND attempt = %s"
+    )
+
     def __init__(
         self,
         database: Database,
         target: KafkaTarget,
         report: Callable[[str, int], None] = lambda topic, count: None,
     ) -> None:
-        self._database, self._target, self._report = database, target, report
+        self._database, self._target, self._report = database, self._followed(target), report
         self._refusals = Refusals()
         self._consumer: Consumer | None = None
         self._partitions: set[int] = set()
         self._finished: set[int] = set()
         self._told = -_TELL_S
+
+    @staticmethod
+    def _followed(target: KafkaTarget) -> KafkaTarget:
+        """Return the topic that is read."""
+        return target
 
     def close(self) -> None:
         """Stop reading."""
@@ -227,24 +238,21 @@ class Reconciler:
         return _checked(_key(message, 3), trigger_id(value))
 
     def _count(self, cursor: psycopg.Cursor[Any], messages: list[Message]) -> None:
-        """Add what came to the rows of the outbox."""
-        cursor.executemany(
-            'UPDATE "AlertOutbox" SET "topicCount" = "topicCount" + %s, "topicXor" = "topicXor" # %s '
-            "WHERE visit = %s AND detector = %s AND attempt = %s",
-            [(f.count, f.xor, *key) for key, f in sorted(self._counts(messages).items())],
-        )
+        """Add what came to what is counted."""
+        cursor.executemany(self._ADD, [(f.count, f.xor, *key) for key, f in sorted(self._counts(messages).items())])
 
 
 class CorrectionReconciler(Reconciler):
     """Follows the topic of corrections: how many sources of each visit were retracted or replaced."""
 
-    def __init__(
-        self,
-        database: Database,
-        target: KafkaTarget,
-        report: Callable[[str, int], None] = lambda topic, count: None,
-    ) -> None:
-        super().__init__(database, target.only(target.correction_topic), report)
+    _ADD = (
+        'INSERT INTO "CorrectionTopicCount" AS t (count, xor, visit, detector) VALUES (%s, %s, %s, %s) ON CONFLICT (visit, '
+        "detector) DO UPDATE SET count = t.count + excluded.count, xor = t.xor # excluded.xor"
+    )
+
+    @staticmethod
+    def _followed(target: KafkaTarget) -> KafkaTarget:
+        return target.only(target.correction_topic)
 
     def _parts(self, message: Message, value: bytes) -> tuple[tuple[int, ...], int] | None:
         correction, key = decode_correction(value), _key(message, 2)
@@ -253,10 +261,3 @@ class CorrectionReconciler(Reconciler):
                 f"it is of visit {correction.visit}, detector {correction.detector}, its headers are of {key}"
             )
         return _checked(key, correction.diaSourceId) if correction.withdraws else None
-
-    def _count(self, cursor: psycopg.Cursor[Any], messages: list[Message]) -> None:
-        cursor.executemany(
-            'INSERT INTO "CorrectionTopicCount" AS t (count, xor, visit, detector) VALUES (%s, %s, %s, %s) ON CONFLICT (visit, '
-            "detector) DO UPDATE SET count = t.count + excluded.count, xor = t.xor # excluded.xor",
-            [(f.count, f.xor, *key) for key, f in sorted(self._counts(messages).items())],
-        )

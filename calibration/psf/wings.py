@@ -76,10 +76,8 @@ def _fit_moffat(mean: F64, fwhm: float, leveled: bool) -> F64:
     side).
     """
     gx, gy, radius = _grid(len(mean))
-    outside, fitted = (
-        ring(len(mean)),
-        radius < 3.0 * fwhm,
-    )  # the ring's level was taken for sky when the stamps were cut
+    outside = ring(len(mean))  # its level was taken for sky when the stamps were cut
+    fitted = radius < 3.0 * fwhm
     noise = scatter(mean[outside])
     x, y = (np.concatenate([g[fitted], g[outside]]) for g in (gx, gy))
     core, level = slice(int(fitted.sum())), slice(int(fitted.sum()), None)

@@ -9,7 +9,7 @@ from scipy import fft
 
 from diffim.matching.spatial_kernel import SpatialKernel
 from diffim.pixels.masked_image import MaskedImage
-from diffim.pixels.stamp_convolution import stamps_through
+from diffim.pixels.stamp_convolution import centred_spectra, stamps_through
 from diffim.subtraction.difference_exposure import StampsAt
 from diffim.subtraction.noise_power import correlated_gain, measured_autocorrelation
 from exposure import Exposure, ExposureError
@@ -145,7 +145,7 @@ def with_sky_noise(difference: Exposure) -> tuple[GridPsf, float]:
     levels = _sky_levels(planes, difference.bbox)
     values = noise.values.copy()
     for column, (one, other) in _weights(stamps).items():
-        spectra = [_spectrum(w, full) for w in (one, other)]
+        spectra = [centred_spectra(w, full) for w in (one, other)]
         together = _image(spectra[0].conj() * spectra[1], 2 * MAX_LAG + 1)
         values[:, SKY, column] = levels * (together * beyond).sum((1, 2))
     values[:, SKY] = np.where(np.isfinite(values[:, SKY]), values[:, SKY], 0.0)
@@ -205,15 +205,15 @@ def _values(light: Light, stamps: F64, x: F64, y: F64) -> F64:
     source *= light.noise / light.unit
     kernel = light.filter_at(x, y).astype(np.float64)
     full = fft.next_fast_len(side + max(kernel.shape[-1], 2 * MAX_LAG + 1), real=True)
-    forward, squared = _spectrum(kernel, full), _spectrum(kernel**2, full)
+    forward, squared = centred_spectra(kernel, full), centred_spectra(kernel**2, full)
     gains = np.array([correlated_gain(k, light.correlation) for k in kernel], np.float64)
-    plane = _image(_spectrum(source, full) * squared, side) * gains[:, None, None]
+    plane = _image(centred_spectra(source, full) * squared, side) * gains[:, None, None]
     scatter = np.sqrt(np.maximum(source, 0.0))
-    mixing = None if light.correlation is None else _spectrum(light.correlation[None], full)
+    mixing = None if light.correlation is None else centred_spectra(light.correlation[None], full)
     for column, (one, other) in _weights(stamps).items():
-        first, second = (scatter * _image(_spectrum(w, full) * forward.conj(), side) for w in (one, other))
+        first, second = (scatter * _image(centred_spectra(w, full) * forward.conj(), side) for w in (one, other))
         if mixing is not None:
-            first = _image(_spectrum(first, full) * mixing, side)
+            first = _image(centred_spectra(first, full) * mixing, side)
         out[:, column] = (first * second - plane * one * other).sum((1, 2))
     centred = stamps - stamps.mean((1, 2), keepdims=True)
     out[:, SLOPE] = (centred * plane).sum((1, 2)) / (centred**2).sum((1, 2))
@@ -226,13 +226,6 @@ def _sided(stamps: F64, side: int) -> F64:
     if more < 0:
         return stamps[:, -more:more, -more:more].copy()
     return np.pad(stamps, ((0, 0), (more, more), (more, more)))
-
-
-def _spectrum(stamps: F64, full: int) -> NDArray[np.complex128]:
-    """Transform stamps with their middle at the origin."""
-    half = stamps.shape[-1] // 2
-    wide = np.pad(stamps, ((0, 0), (0, full - stamps.shape[-1]), (0, full - stamps.shape[-1])))
-    return np.asarray(fft.rfft2(np.roll(wide, (-half, -half), axis=(1, 2))))
 
 
 def _image(spectra: NDArray[np.complex128], side: int) -> F64:

@@ -49,6 +49,18 @@ def wcs_errors(s: MosaicSurvey, result, moved=None) -> dict[tuple[int, int], flo
     return out
 
 
+def under_cloud(s: MosaicSurvey, share):
+    """The survey with light lost over its second visit: `share` of x, y (mm) of the focal plane is what comes through."""
+    made = copy.copy(s)
+    made.sources = [t.copy() for t in s.sources]
+    table = made.sources[1]
+    for d in np.unique(table.detector):
+        of = (table.detector == d).to_numpy()
+        fx, fy = s.camera[int(d)].to_focal(table.x.to_numpy()[of], table.y.to_numpy()[of])
+        table.loc[of, "apFlux_12_0_instFlux"] *= share(fx, fy)
+    return made
+
+
 def zero_point_errors(s: MosaicSurvey, result, extra=None) -> np.ndarray:
     """What the published calibrations are off by (mmag) over each image; `extra` mag per visit."""
     index = [int(t.visit.iloc[0]) for t in s.sources]
@@ -256,13 +268,7 @@ def test_deep_visits_under_turbulence_are_not_weak(caplog):
 
 def test_a_visit_that_no_field_follows_is_marked_in_words_of_its_own(caplog):
     s = survey(5, 3, 4)
-    made = copy.copy(s)
-    made.sources = [t.copy() for t in s.sources]
-    table = made.sources[1]
-    for d in np.unique(table.detector):
-        of = (table.detector == d).to_numpy()
-        fx, fy = s.camera[int(d)].to_focal(table.x.to_numpy()[of], table.y.to_numpy()[of])
-        table.loc[of, "apFlux_12_0_instFlux"] *= np.where(fx + 0.7 * fy > 3.0, 10**-0.2, 1.0)
+    made = under_cloud(s, lambda fx, fy: np.where(fx + 0.7 * fy > 3.0, 10**-0.2, 1.0))
     result = fit(made, doAstrometry=False, photometryVisitOrder=3)
     quality = result.image_quality
     assert set(quality.visit[quality.photometry_torn]) == {visits(s)[1]}
@@ -300,13 +306,7 @@ def test_few_stars_lower_the_orders():
 
 def test_a_visit_under_broken_cloud_is_not_published():
     s = survey(3)
-    made = copy.copy(s)
-    made.sources = [t.copy() for t in s.sources]
-    table = made.sources[1]
-    for d in np.unique(table.detector):
-        of = (table.detector == d).to_numpy()
-        fx, _ = s.camera[int(d)].to_focal(table.x.to_numpy()[of], table.y.to_numpy()[of])
-        table.loc[of, "apFlux_12_0_instFlux"] *= 10 ** (-0.2 * (1 + np.tanh(4 * np.sin(fx / 4.0))))
+    made = under_cloud(s, lambda fx, fy: 10 ** (-0.2 * (1 + np.tanh(4 * np.sin(fx / 4.0)))))
     result = fit(made, doAstrometry=False, photometryVisitOrder=3)
     assert not result.metrics["converged"]
     assert {v for v, _ in result.outputPhotoCalib} == set(visits(s)) - {visits(s)[1]}
