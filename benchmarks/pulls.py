@@ -34,7 +34,7 @@ __all__ = ["main", "measured", "pulls"]
 
 CHAINS = ("A", "B", "equal", "production")
 # signal-to-noise: px between places, and how many for each image: bright ones are rare, and are taken for sky where they are not
-CELLS = {5.0: (26.0, 1000), 20.0: (26.0, 1000), 100.0: (36.0, 160), 300.0: (36.0, 120)}
+CELLS = {5.0: (50.0, 300), 20.0: (50.0, 300), 100.0: (36.0, 160), 300.0: (36.0, 120)}
 MANY = 50.0  # up to that signal-to-noise
 FAR = 20.0  # its distance is that of stars from what is new
 FAINT, LOWER = 10.0, 3.0  # below that signal-to-noise the threshold is lower: a cut in their flux is none of the errors

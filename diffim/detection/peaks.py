@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 from scipy.spatial import cKDTree
 
+from diffim.detection.rims import stand_out
 from diffim.detection.significance import Significance
 from tasks.arrays import F64, I32, I64, U8, Flags
 
@@ -13,7 +14,7 @@ __all__ = ["TRAIL_COLUMNS", "Detections", "detect", "footprint_edges"]
 
 TRAIL_COLUMNS = ("x", "y", "xErr", "yErr", "x_y_Cov", "length", "angle", "flux", "fluxErr", "chi2", "nData")
 """Of a line that was fitted to a footprint: frame px, rad from +x to +y, counts."""
-FAINT_RIM = 0.15  # of a peak's height: what is fainter next to it is its rim
+FAINT_RIM = 0.15  # of a peak's height: what is fainter next to it is its rim, unless it stands out of it
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,8 @@ def detect(s: Significance, threshold: float = 5.0) -> Detections:
     """Find peaks of |S| above the threshold.
 
     Footprints are 8-connected pixels above the threshold, grown by 1.2 PSF sigma; touching ones of either sign merge.
-    A peak close to a much stronger one is the rim of that one's residual and is dropped; of a close pair of opposite
-    signs (a dipole) the stronger peak stays.
+    A peak close to a much stronger one is the rim of that one's residual and is dropped, unless it stands out of what lies
+    as far from that one on its other sides; of a close pair of opposite signs (a dipole) the stronger peak stays.
     """
     size = np.abs(s.image)
     above = size > threshold
@@ -105,7 +106,7 @@ def detect(s: Significance, threshold: float = 5.0) -> Detections:
     order = np.lexsort((x, y, -np.abs(value)))
     x, y, value = x[order], y[order], value[order]
     n_unmerged = x.size
-    keep, positive = _independent(x, y, value, s.fwhm, reach)
+    keep, positive = _independent(x, y, value, s, reach)
     x, y, value, positive = x[keep], y[keep], value[keep], positive[keep]
     label = labels[y, x].astype(np.int64)
     footprints = stats[label].astype(np.int64) if len(label) else np.zeros((0, 5), np.int64)
@@ -131,13 +132,13 @@ def _disc(radius: int) -> U8:
     return ((g[:, None] ** 2 + g[None, :] ** 2) <= radius**2 + 0.5).astype(np.uint8)
 
 
-def _independent(x: I64, y: I64, value: F64, fwhm: float, reach: int) -> tuple[Flags, Flags]:
+def _independent(x: I64, y: I64, value: F64, s: Significance, reach: int) -> tuple[Flags, Flags]:
     """Return which peaks (strongest first) are not the rim of a stronger one, and which have a positive part.
 
     Peaks within `reach` px of each other are equal, and one source: a symmetric one between two pixels has two of them,
     or one by rounding. A positive rim of less than `FAINT_RIM` of a negative peak is its ringing, no part of its own.
     """
-    keep, positive = np.ones(x.size, dtype=bool), value > 0
+    keep, positive, fwhm = np.ones(x.size, dtype=bool), value > 0, s.fwhm
     if x.size < 2:
         return keep, positive
     positions = np.stack([x, y], axis=1).astype(np.float64)
@@ -148,12 +149,14 @@ def _independent(x: I64, y: I64, value: F64, fwhm: float, reach: int) -> tuple[F
     distance = np.hypot(*(positions[strong] - positions[weak]).T)
     ratio = np.abs(value[weak]) / np.abs(value[strong])
     opposite = np.sign(value[weak]) != np.sign(value[strong])
-    rim = (ratio < FAINT_RIM) | ((distance < 1.6 * fwhm) & opposite) | ((distance < 1.0 * fwhm) & (ratio < 0.5))
+    rim = ((distance < 1.6 * fwhm) & opposite) | ((distance < 1.0 * fwhm) & (ratio < 0.5))
     rim |= distance**2 <= reach**2 + 0.5
-    for s, w in sorted(zip(strong[rim].tolist(), weak[rim].tolist(), strict=True)):
-        if keep[s]:  # a dropped peak drops nobody
+    faint = np.flatnonzero((ratio < FAINT_RIM) & ~rim)
+    rim[faint] = ~stand_out(s.image, positions[strong[faint]], positions[weak[faint]], fwhm)
+    for k, w in sorted(zip(strong[rim].tolist(), weak[rim].tolist(), strict=True)):
+        if keep[k]:  # a dropped peak drops nobody
             keep[w] = False
-            positive[s] |= value[w] > 0 and abs(value[w]) >= FAINT_RIM * abs(value[s])
+            positive[k] |= value[w] > 0 and abs(value[w]) >= FAINT_RIM * abs(value[k])
     return keep, positive
 
 
