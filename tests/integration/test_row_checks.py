@@ -157,6 +157,13 @@ def test_what_does_not_fit_what_is_stored_is_refused_by_name(server, replace):
     server.ours.store(at(61001.0), o, s, f)
     later = rows(6, visit=2)
 
+    if replace:  # then its objects are made anew, and what comes is held against them
+        server.ours.store(at(61001.5), o, later[1], later[2])
+    of_visit = (
+        'SELECT (SELECT count(*) FROM "DiaSource" WHERE visit = 2 AND "timeWithdrawnMjdTai" IS NULL), (SELECT '
+        'count(*) FROM "DiaForcedSource" WHERE visit = 2), (SELECT max("validityStartMjdTai") FROM "DiaObject")'
+    )
+    before = server.raw.execute(of_visit).fetchone()
     def said(objects=o, sources=later[1], forced=later[2], mjd=61002.0):
         with pytest.raises(ApdbError) as caught:
             server.ours.store(at(mjd), objects, sources, forced, replace=replace)
@@ -173,7 +180,7 @@ def test_what_does_not_fit_what_is_stored_is_refused_by_name(server, replace):
     assert re.search(rf"^DiaForcedSource\.diaObjectId: row {LAST} holds 77\b", said(forced=nobody))
     for table, frames in (("DiaSource", {"forced": None}), ("DiaForcedSource", {"sources": None})):
         assert re.search(rf"^{table}\.midpointMjdTai: row 0 ", said(**frames, mjd=61002.0 - 30 * 365.25))
-    assert server.raw.execute('SELECT count(*) FROM "DiaSource" WHERE visit = 2').fetchone() == (0,)
+    assert server.raw.execute(of_visit).fetchone() == before
     near = o.assign(dec=o.dec + 4.9)
     server.ours.store(at(61002.0), near, later[1], later[2], replace=replace)
     alone = rows(6, visit=3)[2]  # measured only: their objects are stored
