@@ -13,7 +13,7 @@ _IDS = ("diaObjectId", "ssObjectId")  # 0: none
 
 
 def check_one_visit(sources: pd.DataFrame, difference: Exposure, science: Exposure) -> None:
-    """Refuse sources and images that are not of one visit and detector.
+    """Refuse sources and images that are not of one visit, detector and band.
 
     Raises
     ------
@@ -25,7 +25,7 @@ def check_one_visit(sources: pd.DataFrame, difference: Exposure, science: Exposu
         raise AssociationError(
             f"the science image is of visit {science.key[0]}, detector {science.key[1]}", **difference.where
         )
-    for name, value in (("visit", visit), ("detector", detector)):
+    for name, value in (("visit", visit), ("detector", detector), ("band", difference.band)):
         other = sources[name] != value if name in sources else np.zeros(len(sources), np.bool_)
         if other.any():
             other_value = sources[name][other].iloc[0]

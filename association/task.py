@@ -152,7 +152,7 @@ class DiaPipelineTask(AlertTask):
         AssociationError, DuplicateRecords, TooManyDiaObjects, IdLayoutConflict, VisitConflict
             Before anything is written.
         """
-        self._validate(diffIm, exposure, warpedExposure, band or diffIm.band)
+        self._validate(diffIm, exposure, warpedExposure, band)
         clock = float(Time.now().tai.mjd)
         now = clock if processedMjdTai is None else processedMjdTai
         midpoint = diffIm.require_visit_info().midpoint_mjd_tai
@@ -231,10 +231,12 @@ class DiaPipelineTask(AlertTask):
         self.put("nUnconfirmedDiaSources", int(waiting.sum()))
         return waiting
 
-    def _validate(self, diffIm: Exposure, exposure: Exposure, template: Exposure, band: str) -> None:
+    def _validate(self, diffIm: Exposure, exposure: Exposure, template: Exposure, band: str | None) -> None:
         problems = []
-        if band not in self.config.validBands:
-            problems.append(f"band {band!r} is none of {''.join(self.config.validBands)}")
+        if (used := band or diffIm.band) not in self.config.validBands:
+            problems.append(f"band {used!r} is none of {''.join(self.config.validBands)}")
+        elif used != diffIm.band:
+            problems.append(f"the band asked for is {used!r}, that of the difference image {diffIm.band!r}")
         for name, image in (("science", exposure), ("difference", diffIm), ("template", template)):
             if image.photo_calib is None:
                 problems.append(f"the {name} image has no photometric calibration")

@@ -163,8 +163,12 @@ def delete_rows(
     for table in ("DiaObject", "DiaObjectLast"):
         query = sql.SQL('DELETE FROM {} WHERE "diaObjectId" = ANY(%s)').format(sql.Identifier(table))
         connection.execute(query, (sorted(objects),))
-    of_sources = 'DELETE FROM "DiaSource" WHERE "diaSourceId" = ANY(%s) RETURNING visit, detector, "diaSourceId"'
-    of_forced = 'DELETE FROM "DiaForcedSource" t USING ' + _FORCED_KEYS + " RETURNING t.visit, t.detector, NULL"
+    of_sources = 'DELETE FROM "DiaSource" WHERE "diaSourceId" = ANY(%s) RETURNING visit, detector, true, "diaSourceId"'
+    of_forced = (
+        'DELETE FROM "DiaForcedSource" t USING '
+        + _FORCED_KEYS
+        + ' RETURNING t.visit, t.detector, false, t."diaForcedSourceId"'
+    )
     gone = connection.execute(of_sources, (sorted(sources),)).fetchall()
     gone += connection.execute(of_forced, _columns(forced)).fetchall()
     _forget_stored(connection, gone)
@@ -172,19 +176,28 @@ def delete_rows(
     audit(connection, "delete", "DiaObject", len(objects) + len(sources) + len(forced), detail)
 
 
-def _forget_stored(connection: psycopg.Connection[Any], gone: Sequence[tuple[int, int, int | None]]) -> None:
-    """Take rows (visit, detector, diaSourceId or None for a forced source) out of the ledger: the same rows may be stored again.
+# which entry a row is of: one whose range of ids has it, the narrowest of several, the newest of these; one that tells no ids last
+_CHARGED = (
+    'SELECT DISTINCT ON (g.n) l."contentHash" AS hash, g.source FROM unnest(%(v)s::bigint[], %(d)s::int[], %(s)s::bool[], %(i)s::bigint[]) '
+    'WITH ORDINALITY g(visit, detector, source, id, n) JOIN "StoreLedger" l ON l.visit = g.visit AND l.detector = g.detector CROSS JOIN '
+    'LATERAL (SELECT CASE WHEN g.source THEN l."sourceIds" ELSE l."forcedIds" END AS ids, CASE WHEN g.source THEN l."nSources" ELSE '
+    'l."nForcedSources" END AS count) r WHERE r.count > 0 AND coalesce(r.ids @> g.id, true) ORDER BY g.n, r.ids IS NULL, '
+    'upper(r.ids) - lower(r.ids), l."storedAt" DESC, l."contentHash"'
+)
+
+
+def _forget_stored(connection: psycopg.Connection[Any], gone: Sequence[tuple[int, int, bool, int]]) -> None:
+    """Take rows (visit, detector, whether a source, id) out of the ledger, each out of one entry: the same may be stored again.
 
     A store that has rows left is known by its visit still, and no more by what it stored.
     """
-    visits, detectors, ids = zip(*gone, strict=True) if gone else ((), (), ())
-    values = {"v": list(visits), "d": list(detectors), "i": list(ids)}
+    columns = zip(*gone, strict=True) if gone else ((),) * 4
+    values = {name: list(column) for name, column in zip("vdsi", columns, strict=True)}
     connection.execute(
-        'WITH gone AS (SELECT l."contentHash" AS hash, count(g.id) AS sources, count(*) FILTER (WHERE g.id IS NULL) AS forced FROM '
-        'unnest(%(v)s::bigint[], %(d)s::int[], %(i)s::bigint[]) g(visit, detector, id) JOIN "StoreLedger" l ON l.visit = g.visit AND '
-        'l.detector = g.detector AND (g.id IS NULL OR coalesce(l."sourceIds" @> g.id, true)) GROUP BY 1) '
-        'UPDATE "StoreLedger" l SET "contentHash" = \'deleted from \' || l."contentHash", "nSources" = greatest(l."nSources" - '
-        'g.sources, 0), "nForcedSources" = greatest(l."nForcedSources" - g.forced, 0) FROM gone g WHERE l."contentHash" = g.hash',
+        f"WITH charged AS ({_CHARGED}), gone AS (SELECT hash, count(*) FILTER (WHERE source) AS sources, count(*) FILTER (WHERE NOT "
+        'source) AS forced FROM charged GROUP BY 1) UPDATE "StoreLedger" l SET "contentHash" = \'deleted from \' || l."contentHash", '
+        '"nSources" = greatest(l."nSources" - g.sources, 0), "nForcedSources" = greatest(l."nForcedSources" - g.forced, 0) FROM gone g '
+        'WHERE l."contentHash" = g.hash',
         values,
     )
     connection.execute(

@@ -36,6 +36,7 @@ def renew_forced_means(
     bands: Collection[str],
     mjd_tai: float,
     renewed_ids: Collection[int] = (),
+    last: "pd.Series[float] | None" = None,
 ) -> tuple[int, ...]:
     """Give objects that were detected at or after a time new forced means; returns those that have others now, in order of id.
 
@@ -49,23 +50,22 @@ def renew_forced_means(
         When the new versions begin.
     renewed_ids
         Objects whose open version this same transaction has made: it is changed.
+    last
+        Last detections (MJD, TAI) by diaObjectId of all open objects among them; looked up by default.
     """
     held = {c.name for c in schema.columns("DiaObject")}
     chosen = tuple(b for b in BANDS if b in set(bands) and f"{b}_{_MEANS[0]}" in held)
     if since.empty or not chosen:
         return ()
-    columns = [c for c in schema.columns("DiaObjectLast") if c.name in ("diaObjectId", _LAST)]
-    rest = sql.SQL('WHERE t."diaObjectId" = ANY(%s::bigint[]) AND t."lastDiaSourceMjdTai" >= %s')
-    wanted = (id_array(since.index.to_numpy(np.int64)), float(since.min()))
-    objects = select_frame(connection, "DiaObjectLast", columns, rest, wanted)
-    objects = objects[objects[_LAST].to_numpy() >= since.reindex(objects.diaObjectId).to_numpy()]
-    ids, last = objects.diaObjectId.to_numpy(np.int64), objects[_LAST].to_numpy(np.float64)
+    last = _last_of(connection, schema, since) if last is None else last[last.index.isin(since.index)]
+    detected = last[last.to_numpy() >= since.reindex(last.index).to_numpy()]
+    ids, times = detected.index.to_numpy(np.int64), detected.to_numpy().astype(np.float64, copy=False)
     own = np.isin(ids, np.fromiter(renewed_ids, np.int64, len(renewed_ids)))
     changed: list[int] = []
     every, in_last = tuple(c.name for c in schema.stored_columns("DiaObject")), _last_names(schema, chosen)
     for part in (~own, own):
         if part.any():
-            values, named = _values(ids[part], last[part]), id_array(ids[part])
+            values, named = _values(ids[part], times[part]), id_array(ids[part])
             if part is own:
                 query, values = _changed_versions(chosen, in_last), (*values, named)
             else:
@@ -73,6 +73,17 @@ def renew_forced_means(
             rows = connection.execute(query, values, prepare=False).fetchall()
             changed += [int(i) for (i,) in rows]
     return tuple(sorted(changed))
+
+
+def _last_of(
+    connection: psycopg.Connection[Any], schema: PublishedSchema, since: "pd.Series[float]"
+) -> "pd.Series[float]":
+    """Return the last detections (MJD, TAI) by diaObjectId of the open objects among those of `since` that may be of interest."""
+    columns = [c for c in schema.columns("DiaObjectLast") if c.name in ("diaObjectId", _LAST)]
+    rest = sql.SQL('WHERE t."diaObjectId" = ANY(%s::bigint[]) AND t."lastDiaSourceMjdTai" >= %s')
+    wanted = (id_array(since.index.to_numpy(np.int64)), float(since.min()))
+    found = select_frame(connection, "DiaObjectLast", columns, rest, wanted)
+    return pd.Series(found[_LAST].to_numpy(np.float64), index=found.diaObjectId.to_numpy(np.int64))
 
 
 def in_means(forced: pd.DataFrame) -> Flags:

@@ -49,6 +49,7 @@ def renew_late(
     last: Mapping[int, float] | None = None,
     gone: Measured | None = None,
     renewed_ids: Collection[int] = (),
+    all_last: "pd.Series[float] | None" = None,
 ) -> tuple[int, ...]:
     """Make objects anew that rows of a visit which came late have a part in, `but` for some; returns them.
 
@@ -63,6 +64,8 @@ def renew_late(
         Forced sources that these rows replace.
     renewed_ids
         Further objects whose open version this same transaction has made.
+    all_last
+        The last detections by diaObjectId of all open objects that these rows or `gone` measured, where they have been read.
     """
     times = [f.midpointMjdTai.to_numpy(np.float64) for f in rows.frames.values()]
     newest = float(np.max(np.concatenate(times))) if times else np.inf
@@ -82,7 +85,7 @@ def renew_late(
     since = earliest(*(np.concatenate(v) for v in zip(*((m.since.index, m.since) for m in both), strict=True)))
     since = since[~since.index.isin([*own, *but])]
     bands = frozenset[str]().union(*(m.bands for m in both))
-    return (*done, *renew_forced_means(connection, schema, since, bands, rows.mjd_tai, all_renewed))
+    return (*done, *renew_forced_means(connection, schema, since, bands, rows.mjd_tai, all_renewed, all_last))
 
 
 def _behind(rows: VisitRows, newest: float) -> set[int]:

@@ -21,7 +21,7 @@ from apdb.sky.htm import htm_ids
 from apdb.visit.changes import close_objects
 from apdb.visit.forced_means import forced_means
 from apdb.visit.store import store_objects
-from apdb.visit.valid_rows import SOURCE_COLUMNS, TIMES, valid_sources
+from apdb.visit.valid_rows import EVER, SOURCE_COLUMNS, TIMES, valid_sources
 from apdb.visit_rows import VisitRows
 from tasks import object_statistics as kernels
 from tasks.arrays import F64
@@ -63,6 +63,7 @@ def renew(
     renewed_ids: Collection[int] = (),
     close: bool = True,
     defer: bool = False,
+    limits: tuple[float, float] = EVER,
 ) -> Renewal:
     """Give objects a new version that says what their valid rows say, and close those without any valid source.
 
@@ -81,11 +82,13 @@ def renew(
     defer
         Write the new versions to DiaObjectLast alone: the caller is about to store newer ones of many of the objects, and calls
         `write_pending` for the others.
+    limits
+        First and last time (MJD, TAI) that can be real: sources beyond are counted, and in no statistics.
     """
     needed = {*SOURCE_COLUMNS, "timeWithdrawnMjdTai"}
     if objects.empty or not needed <= {c.name for c in schema.columns("DiaSource")}:
         return Renewal()
-    counted, sources = valid_sources(connection, schema, objects, has_left=has_left)
+    counted, sources = valid_sources(connection, schema, objects, has_left=has_left, limits=limits)
     gone = counted[counted.nDiaSources == 0]
     counted = counted[(counted.nDiaSources > 0) & counted.lastDiaSourceMjdTai.notna()].reset_index(drop=True)
     pending = None

@@ -14,6 +14,7 @@ from apdb.sky.locks import pixels_of_positions, sky_locks
 from apdb.visit.renewal import newest_versions, renew
 from apdb.visit.take_back import withdraw_forced_of
 from apdb.visit.unit_of_work import VisitUnitOfWork
+from apdb.visit.valid_rows import EVER
 
 __all__ = ["RepairReport", "renew_marked"]
 
@@ -44,6 +45,7 @@ def renew_marked(
     mjd_tai: float,
     *,
     dry_run: bool = False,
+    limits: tuple[float, float] = EVER,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> RepairReport:
     """Make the open objects anew that have withdrawn sources, some at a time, each lot one transaction under the sky locks.
@@ -56,6 +58,8 @@ def renew_marked(
         Processing time: new versions begin here.
     dry_run
         Count, change nothing.
+    limits
+        First and last time (MJD, TAI) that can be real: sources beyond are counted, and in no statistics.
     progress
         Told objects done and in all.
     """
@@ -66,7 +70,9 @@ def renew_marked(
         for begin in range(0, 0 if dry_run else len(marked), BATCH_ROWS):
             ids, pixels = marked[begin : begin + BATCH_ROWS].T
             with sky_locks(connection, pixels_of_positions(pixels, HTM_LEVEL)), VisitUnitOfWork(connection) as work:
-                done = renew(connection, schema, newest_versions(connection, schema, ids.tolist()), mjd_tai)
+                done = renew(
+                    connection, schema, newest_versions(connection, schema, ids.tolist()), mjd_tai, limits=limits
+                )
                 left = withdraw_forced_of(connection, schema, done.closed, mjd_tai)
                 if (chunk := work.replica_chunk(mjd_tai)) is not None:
                     from apdb.replication.taken_back import tell, tell_versions

@@ -7,7 +7,7 @@ own; so they do not see an id that comes again at another time, and to look for 
 longer a survey runs. DiaSource and DiaForcedSource have each a space of ids.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, LiteralString, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from apdb.copy.encode import id_array, number_array
 from apdb.copy.row_checks import refuse
 from apdb.errors import ApdbError, VisitConflict
 from apdb.rows import single_row
+from apdb.schema.archived_rows import Stored, refuse_rows_elsewhere
 from apdb.schema.columns import named
 from apdb.visit.corrected import SAME_PLACE_ARCSEC
 from apdb.visit.load import OTHER_WRITERS
@@ -27,6 +28,7 @@ from tasks.sphere import unit_vectors
 __all__ = [
     "free_ids",
     "free_withdrawn",
+    "has_ids_of",
     "id_ranges",
     "note_uncovered",
     "refuse_known_ids",
@@ -142,8 +144,8 @@ _UNKNOWN = (
 )
 
 
-def refuse_unknown_objects(connection: psycopg.Connection[Any], rows: VisitRows) -> None:
-    """Refuse forced sources of objects that are neither stored, open or closed, nor among the rows.
+def refuse_unknown_objects(connection: psycopg.Connection[Any], rows: VisitRows, known: I64 | None = None) -> None:
+    """Refuse forced sources of objects that are neither stored, open or closed (as those `known` are), nor among the rows.
 
     Raises
     ------
@@ -155,7 +157,7 @@ def refuse_unknown_objects(connection: psycopg.Connection[Any], rows: VisitRows)
         return
     ids = forced.diaObjectId.to_numpy(np.int64)
     own = rows.objects.diaObjectId.to_numpy(np.int64) if len(rows.objects) else ids[:0]
-    others = np.setdiff1d(ids, own)
+    others = np.setdiff1d(ids, own if known is None else np.concatenate([own, known]))
     if not others.size:
         return
     (unknown,) = single_row(connection.execute(_UNKNOWN, (id_array(others),)))
@@ -195,6 +197,15 @@ def _refused(
     return refuse(table, held, frame, row, value, wanted)
 
 
+def has_ids_of(rows: VisitRows, visit: int, detector: int) -> tuple[LiteralString, dict[str, object]]:
+    """Return the query, with its parameters, whether sources of a visit are stored with ids between those of `rows`."""
+    of_sources, _ = id_ranges(rows)
+    return (
+        'SELECT EXISTS (SELECT 1 FROM "DiaSource" WHERE visit = %(v)s AND detector = %(d)s AND "diaSourceId" <@ %(r)s::int8range)',
+        {"v": visit, "d": detector, "r": of_sources},
+    )
+
+
 def free_ids(connection: psycopg.Connection[Any], rows: VisitRows, visit: int, detector: int) -> None:
     """Delete withdrawn sources of a visit whose ids come again among `rows`, and labels where another place has the id now."""
     frame = rows.frames.get("DiaSource")
@@ -206,10 +217,23 @@ def free_ids(connection: psycopg.Connection[Any], rows: VisitRows, visit: int, d
 
 
 def free_withdrawn(connection: psycopg.Connection[Any], rows: VisitRows) -> None:
-    """Delete withdrawn sources of the visit whose ids come again; their place in the ledger is that of the rows from now on."""
+    """Delete withdrawn sources of the visit whose ids come again; their place in the ledger is that of the rows from now on.
+
+    Raises
+    ------
+    ApdbError
+        Some are in the archive: restored, they would have the ids of the rows.
+    """
     of_sources, _ = id_ranges(rows)
     if rows.visit is None or rows.detector is None or of_sources is None:
         return
+    left = connection.execute(
+        'SELECT "nSources", 0, "sourceIds"::text, NULL FROM "StoreLedger" WHERE visit IS NULL AND "contentHash" LIKE \'withdrawn %%\' '
+        'AND "nSources" > 0 AND "sourceIds" && %s::int8range',
+        (of_sources,),
+    ).fetchall()
+    if left:
+        refuse_rows_elsewhere(connection, rows.visit, rows.detector, [Stored(*entry) for entry in left])
     free_ids(connection, rows, rows.visit, rows.detector)
     connection.execute(
         'DELETE FROM "StoreLedger" WHERE visit IS NULL AND "contentHash" LIKE \'withdrawn %%\' AND "sourceIds" <@ %s::int8range',

@@ -36,7 +36,12 @@ SHORTEST_VALIDITY = 1e-9
 
 
 def store_rows(
-    connection: psycopg.Connection[Any], rows: VisitRows, without: Collection[int] = (), *, may_reopen: bool = False
+    connection: psycopg.Connection[Any],
+    rows: VisitRows,
+    without: Collection[int] = (),
+    *,
+    may_reopen: bool = False,
+    known: I64 | None = None,
 ) -> bool:
     """Write prepared rows in the open transaction; returns False, writing nothing, when they are there already.
 
@@ -49,6 +54,8 @@ def store_rows(
         Objects whose versions the caller writes itself, afterwards.
     may_reopen
         Whether some of the objects may have been closed.
+    known
+        Objects that are known to be stored, shape (N,).
 
     Raises
     ------
@@ -65,11 +72,11 @@ def store_rows(
         refuse_known_ids(connection, rows)
         free_withdrawn(connection, rows)
     if rows.strict:
-        refuse_unknown_objects(connection, rows)
+        refuse_unknown_objects(connection, rows, known)
     try:
         own = rows.objects[~rows.objects.diaObjectId.isin(without)] if without and len(rows.objects) else rows.objects
-        reopened = _begins_of_closed(connection, rows) if may_reopen or may_repeat or may_meet else {}
-        store_objects(connection, rows if own is rows.objects else replace(rows, objects=own), reopened=reopened)
+        again = may_reopen or may_repeat or may_meet
+        store_objects(connection, rows if own is rows.objects else replace(rows, objects=own), may_reopen=again)
         write_rows(connection, "DiaSource", rows.sources, meanwhile=lambda: rows.forced)
         write_rows(connection, "DiaForcedSource", rows.forced, meanwhile=lambda: rows.digest)
         if not may_repeat and not _enter(connection, rows):
@@ -186,24 +193,35 @@ def _enter_first(connection: psycopg.Connection[Any], rows: VisitRows) -> bool:
     return True
 
 
-def _begins_of_closed(connection: psycopg.Connection[Any], rows: VisitRows) -> dict[int, float]:
-    """Return when new versions of objects can begin that are closed and come again, where that is after the rows' time."""
-    if rows.objects.empty:
+def _begins_of_closed(connection: psycopg.Connection[Any], rows: VisitRows, ids: I64) -> dict[int, float]:
+    """Return when new versions of objects can begin that are closed and come again, where that is after the rows' time.
+
+    Raises
+    ------
+    ApdbError
+        One comes again elsewhere, and the rows are held against what is stored.
+    """
+    if not ids.size:
         return {}
     found = connection.execute(
         'WITH closed AS MATERIALIZED (SELECT id FROM unnest(%s::bigint[]) id WHERE NOT EXISTS (SELECT 1 FROM "DiaObjectLast" l WHERE '
-        'l."diaObjectId" = id)) SELECT id, greatest(max("validityEndMjdTai"), max("validityStartMjdTai") + %s) FROM closed JOIN '
-        '"DiaObject" o ON o."diaObjectId" = id GROUP BY 1',
-        (id_array(rows.objects.diaObjectId.to_numpy(np.int64)), SHORTEST_VALIDITY),
-    )
-    return {i: begin for i, begin in found if begin > rows.mjd_tai}
+        'l."diaObjectId" = id)) SELECT id, greatest(max("validityEndMjdTai"), max("validityStartMjdTai") + %s), (array_agg(ra ORDER BY '
+        '"validityStartMjdTai" DESC))[1], (array_agg(dec ORDER BY "validityStartMjdTai" DESC))[1] FROM closed JOIN '
+        '"DiaObject" o ON o."diaObjectId" = id GROUP BY 1 ORDER BY 1',
+        (id_array(ids), SHORTEST_VALIDITY),
+    ).fetchall()
+    if rows.strict and found:
+        held, _, ra, dec = (np.array(values) for values in zip(*found, strict=True))
+        refuse_moved(rows, held, ra, dec)
+    return {i: begin for i, begin, _, _ in found if begin > rows.mjd_tai}
 
 
 def store_objects(
     connection: psycopg.Connection[Any],
     rows: VisitRows,
     renewed_ids: Collection[int] = (),
-    reopened: Mapping[int, float] | None = None,
+    *,
+    may_reopen: bool = False,
 ) -> None:
     """Close the open versions, append the new ones, and renew DiaObjectLast.
 
@@ -214,8 +232,8 @@ def store_objects(
     ----------
     renewed_ids
         Objects whose open version this same transaction has made: nobody has seen it, the new one takes its place.
-    reopened
-        When new versions of closed objects can begin, MJD (TAI).
+    may_reopen
+        Whether some may have been closed; where rows are held against what is stored, that is looked for anyway.
     """
     if rows.objects.empty:
         _LOG.debug("No objects to write to database.")
@@ -233,11 +251,15 @@ def store_objects(
         )
         versions = rows.versions
         ended = closed.fetchall()
+    held = ids[:0]
     if rows.strict and ended:
         ended.sort()
         held, _, ra, dec = (np.array(values) for values in zip(*ended, strict=True))
         refuse_moved(rows, held, ra, dec)
-    later = {**starts, **(reopened or {}), **{number: end for number, end, _, _ in ended if end > rows.mjd_tai}}
+    reopened: Mapping[int, float] = {}
+    if rows.strict or may_reopen:
+        reopened = _begins_of_closed(connection, rows, np.setdiff1d(ids, held))
+    later = {**starts, **reopened, **{number: end for number, end, _, _ in ended if end > rows.mjd_tai}}
     if later:
         start = pd.Series(ids).map(later).fillna(rows.mjd_tai).to_numpy(np.float64)
         versions = versions.with_first(start)

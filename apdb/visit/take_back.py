@@ -21,6 +21,7 @@ from apdb.copy.encode import id_array
 from apdb.errors import ApdbError
 from apdb.id_layouts import note_instrument
 from apdb.queue import corrections
+from apdb.rows import single_row
 from apdb.schema.archived_rows import Stored, refuse_archived_rows
 from apdb.schema.columns import Column, PublishedSchema
 from apdb.sky.htm import HTM_LEVEL
@@ -29,7 +30,7 @@ from apdb.visit.corrected import of_withdrawn
 from apdb.visit.forced_means import in_means, renew_forced_means
 from apdb.visit.late import Measured, earliest, renew_late
 from apdb.visit.renewal import Renewal, newest_versions, renew, write_pending
-from apdb.visit.source_ids import free_ids, id_ranges, refuse_moved
+from apdb.visit.source_ids import free_ids, has_ids_of, id_ranges, refuse_moved
 from apdb.visit.store import is_whole, store_rows
 from apdb.visit_rows import VisitRows
 from tasks.arrays import I64
@@ -53,7 +54,7 @@ __all__ = [
 _LEAVE = (
     'WITH gone AS (DELETE FROM "StoreLedger" WHERE visit = %(v)s AND detector = %(d)s RETURNING *), kept AS (INSERT INTO '
     '"StoreLedger" ("contentHash", "visitTimeMjdTai", "nObjects", "nSources", "nForcedSources", "sourceIds") SELECT '
-    '\'withdrawn \' || "contentHash", "visitTimeMjdTai", 0, 0, 0, "sourceIds" FROM gone WHERE "sourceIds" IS NOT NULL AND NOT '
+    '\'withdrawn \' || "contentHash", "visitTimeMjdTai", 0, "nSources", 0, "sourceIds" FROM gone WHERE "sourceIds" IS NOT NULL AND NOT '
     'coalesce("sourceIds" <@ %(new)s::int8range, false) ON CONFLICT DO NOTHING) SELECT "nSources", "nForcedSources", '
     '"sourceIds"::text, "forcedIds"::text, instrument FROM gone'
 )
@@ -147,12 +148,15 @@ def take_back(
             connection.execute('DELETE FROM "SSSource" WHERE "diaSourceId" = ANY(%s::bigint[])', (ids,))
         left = connection.execute(_LEAVE, {**key, "new": None if rows is None else id_ranges(rows)[0]})
         connection.execute(f'DELETE FROM "VisitQuality" {of_visit}', key)
+        # a relay that would set them aside meanwhile waits, and then finds what it held taken back
+        connection.execute(f'SELECT 1 FROM "AlertOutbox" {of_visit} AND "publishedAt" IS NULL FOR NO KEY UPDATE', key)
         connection.execute(
             f'UPDATE "AlertOutbox" SET "droppedAt" = now() {of_visit} AND "heldReason" IS NOT NULL AND "droppedAt" IS NULL',
             key,
         )
-        if rows is not None:
-            free_ids(connection, rows, visit, detector)
+        meets = None if rows is None else connection.execute(*has_ids_of(rows, visit, detector))
+    if rows is not None and meets is not None and single_row(meets)[0]:
+        free_ids(connection, rows, visit, detector)
     times = np.concatenate([f.midpointMjdTai.to_numpy(np.float64) for f in (sources, forced)])
     of_stores = left.fetchall()
     stores = [Stored(*s[:4]) for s in of_stores]
@@ -233,20 +237,35 @@ def renew_objects(
     The forced sources of objects that are closed leave with them.
     """
     ids = taken.owners
+    measured = taken.forced.diaObjectId.to_numpy(np.int64)
     if rows is not None and len(rows.objects):
-        ids |= set(taken.forced.diaObjectId[taken.forced.diaObjectId.isin(rows.objects.diaObjectId)].tolist())
-    before = newest_versions(connection, schema, ids)
+        ids |= set(measured[np.isin(measured, rows.objects.diaObjectId.to_numpy(np.int64))].tolist())
+    # one read of all that are seen or measured: it also tells which objects there are, and when they were detected last
+    all_ids = ids if rows is None else {*ids, *measured.tolist(), *_measured_by(rows)}
+    newest = newest_versions(connection, schema, all_ids)
+    before = newest[newest.diaObjectId.isin(ids)].reset_index(drop=True)
     if rows is not None:
         if rows.strict and len(before):
             refuse_moved(rows, *(before[n].to_numpy() for n in ("diaObjectId", "ra", "dec")))
-        store_rows(connection, rows, without=before.diaObjectId.tolist(), may_reopen=taken.is_part)
+        known = newest.diaObjectId.to_numpy(np.int64)
+        store_rows(connection, rows, without=before.diaObjectId.tolist(), may_reopen=taken.is_part, known=known)
     renewal = renew(connection, schema, before, taken.mjd_tai, defer=rows is None)
     forced = taken.forced
     if renewal.closed:
         left = withdraw_forced_of(connection, schema, renewal.closed, taken.mjd_tai)
         forced = pd.concat([f for f in (forced, left) if len(f)] or [left], ignore_index=True)
     taken = replace(taken, renewal=renewal, forced=forced)
-    return taken if rows is None else renew_rest(connection, schema, taken, rows)
+    if rows is None:
+        return taken
+    still = newest[~newest.diaObjectId.isin(renewal.closed)]
+    last = pd.Series(still.lastDiaSourceMjdTai.to_numpy(np.float64), index=still.diaObjectId.to_numpy(np.int64))
+    return renew_rest(connection, schema, taken, rows, all_last=last)
+
+
+def _measured_by(rows: VisitRows) -> list[int]:
+    """Return the objects of forced sources among rows."""
+    forced = rows.frames.get("DiaForcedSource")
+    return [] if forced is None else forced.diaObjectId.tolist()
 
 
 def renew_rest(
@@ -255,6 +274,7 @@ def renew_rest(
     taken: TakenBack,
     rows: VisitRows | None,
     last: Mapping[int, float] | None = None,
+    all_last: "pd.Series[float] | None" = None,
 ) -> TakenBack:
     """Make the other objects anew that what was taken back, or what is stored in its place, had a part in.
 
@@ -262,7 +282,7 @@ def renew_rest(
     ----------
     rows
         What was stored in its place, None for nothing.
-    last
+    last, all_last
         As for `renew_late`.
     """
     renewal, forced, mjd_tai = taken.renewal, taken.forced[in_means(taken.forced)], taken.mjd_tai
@@ -275,7 +295,9 @@ def renew_rest(
         late = renew_forced_means(connection, schema, since, gone.bands, mjd_tai)
     else:
         done = renewal.objects if renewal.pending is None else ()  # those that wait do not know the new forced sources
-        late = renew_late(connection, schema, rows, but=done, last=last, gone=gone, renewed_ids=renewed_ids)
+        late = renew_late(
+            connection, schema, rows, but=done, last=last, gone=gone, renewed_ids=renewed_ids, all_last=all_last
+        )
     return replace(taken, renewal=replace(renewal, objects=(*renewal.objects, *late), pending=None))
 
 

@@ -21,7 +21,7 @@ from tasks.arrays import F64, I64
 from tasks.lacking import LACKING_BITS, SOURCE_FLAGS, blanks
 from tasks.object_statistics import HISTORY_DAYS
 
-__all__ = ["SOURCE_COLUMNS", "TIMES", "lacking_of", "valid_sources"]
+__all__ = ["EVER", "SOURCE_COLUMNS", "TIMES", "lacking_of", "valid_sources"]
 
 _KEYS = ("visit", "detector")
 SOURCE_COLUMNS = (
@@ -36,6 +36,7 @@ _LACKING_KEY = (
 TIMES = ("firstDiaSourceMjdTai", "lastDiaSourceMjdTai")
 _VALID = 't."timeWithdrawnMjdTai" IS NULL'
 _ALWAYS = 1e9  # days: before and after everything
+EVER = (-_ALWAYS, _ALWAYS)  # MJD
 # a scan of a whole month, which the planner takes to be cheaper while it knows nothing of the newest one, never is
 _BEGIN = (
     "SELECT a.* FROM set_config('enable_seqscan', 'off', true), LATERAL (SELECT count(*), "
@@ -45,12 +46,13 @@ _BEGIN = (
     "WHERE state <> 'restored' AND \"tableName\" = 'DiaSource') a"
 )
 _HERE = (
-    'SELECT t."diaObjectId", count(*), min(t."midpointMjdTai"), max(t."midpointMjdTai") FROM "DiaSource" t '
-    f'WHERE t."diaObjectId" = ANY(%s::bigint[]) AND {_VALID} GROUP BY 1'
+    'SELECT t."diaObjectId", count(*), min(t."midpointMjdTai") FILTER (WHERE t."midpointMjdTai" BETWEEN %(lo)s AND %(hi)s), '
+    'max(t."midpointMjdTai") FILTER (WHERE t."midpointMjdTai" BETWEEN %(lo)s AND %(hi)s) FROM "DiaSource" t '
+    f'WHERE t."diaObjectId" = ANY(%(ids)s::bigint[]) AND {_VALID} GROUP BY 1'
 )
 _ARCHIVED = (
-    'SELECT "diaObjectId", sum(count), min("firstMjdTai"), max("lastMjdTai") FROM "ArchivedSources" '
-    'WHERE "diaObjectId" = ANY(%s::bigint[]) GROUP BY 1'
+    'SELECT "diaObjectId", sum(count), min("firstMjdTai") FILTER (WHERE "firstMjdTai" >= %(lo)s), max("lastMjdTai") FILTER (WHERE '
+    '"lastMjdTai" <= %(hi)s) FROM "ArchivedSources" WHERE "diaObjectId" = ANY(%(ids)s::bigint[]) GROUP BY 1'
 )
 # the array is the answer of a query: the planner looks at each element of one that it knows, for each month and index
 _ALL = 'SELECT {columns} FROM "DiaSource" t WHERE t."diaObjectId" = ANY(ARRAY(SELECT unnest(%s::bigint[]))) AND {valid}'
@@ -77,8 +79,11 @@ def _of_rows(codes: I64, times: F64, size: int) -> _Times:
     return _Times(np.bincount(codes, minlength=size).astype(np.int64), first, last)
 
 
-def _of_query(connection: psycopg.Connection[Any], query: LiteralString, ids: I64) -> _Times:
-    rows = connection.execute(query, (id_array(ids),), binary=True).fetchall()
+def _of_query(
+    connection: psycopg.Connection[Any], query: LiteralString, ids: I64, limits: tuple[float, float]
+) -> _Times:
+    given = {"ids": id_array(ids), "lo": limits[0], "hi": limits[1]}
+    rows = connection.execute(query, given, binary=True).fetchall()
     out = _Times(np.zeros(len(ids), np.int64), np.full(len(ids), np.nan), np.full(len(ids), np.nan))
     index = np.searchsorted(ids, np.array([r[0] for r in rows], np.int64))
     for k, values in enumerate((out.count, out.first, out.last), 1):
@@ -92,6 +97,7 @@ def _with_archive(
     here: _Times,
     archive: tuple[int, list[str], list[float], list[float]],
     has_left: bool,
+    limits: tuple[float, float],
 ) -> _Times:
     """Return what objects have in the tables and in archived months together.
 
@@ -106,9 +112,10 @@ def _with_archive(
     months, unknown, begin, end = archive
     if not months:
         return here
-    noted = _of_query(connection, _ARCHIVED, objects.diaObjectId.to_numpy(np.int64))
+    noted = _of_query(connection, _ARCHIVED, objects.diaObjectId.to_numpy(np.int64), limits)
     first, last, count = np.fmin(here.first, noted.first), np.fmax(here.last, noted.last), here.count + noted.count
     told = [objects[n].to_numpy(np.float64) for n in TIMES]
+    told = [np.where((t >= limits[0]) & (t <= limits[1]), t, np.nan) for t in told]
     meets = (told[0][:, None] < np.array(end)) & (told[1][:, None] >= np.array(begin))
     if has_left and meets.any():
         names = sorted({unknown[k] for k in np.flatnonzero(meets.any(axis=0))})
@@ -125,7 +132,12 @@ def _with_archive(
 
 
 def valid_sources(
-    connection: psycopg.Connection[Any], schema: PublishedSchema, objects: pd.DataFrame, *, has_left: bool
+    connection: psycopg.Connection[Any],
+    schema: PublishedSchema,
+    objects: pd.DataFrame,
+    *,
+    has_left: bool,
+    limits: tuple[float, float] = EVER,
 ) -> tuple[pd.DataFrame, dict[str, NDArray[Any]]]:
     """Return the objects with number, first and last time of their valid sources, and these sources, column by column.
 
@@ -136,18 +148,23 @@ def valid_sources(
     ----------
     has_left
         Whether sources may have left the objects since the versions given.
+    limits
+        First and last time (MJD, TAI) that can be real: sources beyond are counted, and in nothing else.
     """
     ids, before = objects.diaObjectId.to_numpy(np.int64), objects[list(TIMES)].to_numpy(np.float64)
     short = before[:, 1] - before[:, 0] <= HISTORY_DAYS
     archive = single_row(connection.execute(_BEGIN))
-    read = [_read(connection, schema, ids[short], _ALL, (id_array(ids[short]),))]
+    all_read = _read(connection, schema, ids[short], _ALL, (id_array(ids[short]),))
+    times = all_read["midpointMjdTai"]
+    real = (times >= limits[0]) & (times <= limits[1])
+    read = [all_read if real.all() else {name: values[real] for name, values in all_read.items()}]
     here = _Times(np.zeros(len(ids), np.int64), np.full(len(ids), np.nan), np.full(len(ids), np.nan))
-    of = [(short, _of_rows(read[0]["code"], read[0]["midpointMjdTai"], int(short.sum())))]
+    of = [(short, _of_rows(all_read["code"], np.where(real, times, np.nan), int(short.sum())))]
     if not short.all():
-        of.append((~short, _of_query(connection, _HERE, ids[~short])))
+        of.append((~short, _of_query(connection, _HERE, ids[~short], limits)))
     for part, found in of:
         here.count[part], here.first[part], here.last[part] = found.count, found.first, found.last
-    valid = _with_archive(connection, objects, here, archive, has_left)
+    valid = _with_archive(connection, objects, here, archive, has_left, limits)
     if not short.all():
         stop = np.where(np.isnan(valid.last), -_ALWAYS, valid.last)[~short]
         start = stop - HISTORY_DAYS
@@ -155,8 +172,8 @@ def valid_sources(
             id_array(ids[~short]),
             number_array(start),
             number_array(stop),
-            float(start.min()),
-            float(stop.max()),
+            max(float(start.min()), limits[0]),
+            min(float(stop.max()), limits[1]),
         )
         read.append(_read(connection, schema, ids[~short], _WINDOWS, windows))
     counted = objects.assign(

@@ -226,8 +226,10 @@ def renew_objects(dry_run: DryRun = False, as_json: Json = False) -> None:
 
     from apdb.visit.repair import renew_marked
 
+    now, settings = float(Time.now().tai.mjd), read_settings()
+    limits = settings.earliest_mjd, now + settings.future_days
     with progress("objects", quiet=as_json) as step:
-        report = renew_marked(open_database(), float(Time.now().tai.mjd), dry_run=dry_run, progress=step)
+        report = renew_marked(open_database(), now, dry_run=dry_run, limits=limits, progress=step)
     _show([vars(report)], as_json, "would be done" if dry_run else "done")
     _say_unread(report.unread)
     if report.unread:

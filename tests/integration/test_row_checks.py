@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from lsst.dax.apdb import DiaObjectId
 
 from apdb.errors import ApdbError, VisitConflict
 from tests.support.apdb_rows import at, rows
@@ -156,6 +157,13 @@ def test_what_does_not_fit_what_is_stored_is_refused_by_name(server, replace):
     o, s, f = rows(6)
     server.ours.store(at(61001.0), o, s, f)
     later = rows(6, visit=2)
+    if replace:  # then its objects are made anew, and what comes is held against them
+        server.ours.store(at(61001.5), o, later[1], later[2])
+    of_visit = (
+        'SELECT (SELECT count(*) FROM "DiaSource" WHERE visit = 2 AND "timeWithdrawnMjdTai" IS NULL), (SELECT '
+        'count(*) FROM "DiaForcedSource" WHERE visit = 2), (SELECT max("validityStartMjdTai") FROM "DiaObject")'
+    )
+    before = server.raw.execute(of_visit).fetchone()
 
     def said(objects=o, sources=later[1], forced=later[2], mjd=61002.0):
         with pytest.raises(ApdbError) as caught:
@@ -173,9 +181,24 @@ def test_what_does_not_fit_what_is_stored_is_refused_by_name(server, replace):
     assert re.search(rf"^DiaForcedSource\.diaObjectId: row {LAST} holds 77\b", said(forced=nobody))
     for table, frames in (("DiaSource", {"forced": None}), ("DiaForcedSource", {"sources": None})):
         assert re.search(rf"^{table}\.midpointMjdTai: row 0 ", said(**frames, mjd=61002.0 - 30 * 365.25))
-    assert server.raw.execute('SELECT count(*) FROM "DiaSource" WHERE visit = 2').fetchone() == (0,)
+    assert server.raw.execute(of_visit).fetchone() == before
     near = o.assign(dec=o.dec + 4.9)
     server.ours.store(at(61002.0), near, later[1], later[2], replace=replace)
     alone = rows(6, visit=3)[2]  # measured only: their objects are stored
     server.ours.store(at(61003.0), o[:0], None, alone, replace=replace)
     assert server.raw.execute('SELECT count(*) FROM "DiaForcedSource" WHERE visit = 3').fetchone() == (6,)
+
+
+def test_a_closed_object_comes_again_where_it_was(server):
+    o, s, f = rows(6)
+    server.ours.store(at(61001.0), o, s, f)
+    server.ours.setValidityEnd([DiaObjectId.from_named_tuple(r) for r in o.itertuples()], at(61001.5))
+    _, sources, forced = rows(6, visit=2)
+    far = o.copy()
+    far.loc[LAST, "ra"] -= 60.0
+    with pytest.raises(ApdbError, match=rf"^DiaObject\.ra: row {LAST} .*{o.diaObjectId[LAST]}"):
+        server.ours.store(at(61002.0), far, sources, forced)
+    assert server.raw.execute('SELECT count(*) FROM "DiaSource" WHERE visit = 2').fetchone() == (0,)
+    server.ours.store(at(61001.2), o, sources, forced)  # before it was closed: it begins again when it ended
+    begins = 'SELECT DISTINCT "validityStartMjdTai" FROM "DiaObject" WHERE "validityEndMjdTai" IS NULL'
+    assert server.raw.execute(begins).fetchall() == [(61001.5,)]

@@ -1,6 +1,7 @@
 """What was taken back, and what of it comes again: with months in the archive, by single rows, by other ways than the service's."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import psycopg
@@ -8,16 +9,20 @@ import pytest
 from lsst.dax.apdb import DiaSourceId
 from lsst.dax.apdb.apdbAdmin import DiaForcedSourceLocator, DiaObjectLocator, DiaSourceLocator
 
-from apdb import PostgresApdb
-from apdb.errors import ApdbError, NotFound, VisitConflict
+from alerts import AlertArchive
+from apdb import PostgresApdb, VisitUnitOfWork
+from apdb.errors import ApdbError, DatabaseUnavailable, NotFound, VisitConflict
 from apdb.operate.archive import archive_partition, archived, drop_archived, old_partitions
 from apdb.operate.restore import restore_partition
+from apdb.queue import outbox
 from apdb.schema.partitions import month_bounds
 from apdb.visit.repair import renew_marked
 from apdb.visit.withdraw import withdraw_visit
 from tasks.lacking import SOURCE_FLAGS
+from tasks.waiting import wait_until
 from tests.integration.test_database_admin import alertprod
 from tests.support.apdb_rows import at, rows
+from tests.support.histories import Survey
 
 EARLY, GOOD = 60_300.0, 61_200.0  # MJD: a month that is archived, and one that stays
 NOW = 61_400.0
@@ -121,6 +126,26 @@ def test_objects_with_marks_are_made_anew_beside_an_archive_as_without(client, d
         'WHERE "diaObjectId" = %s', BEGIN + 2)[0])]  # fmt: skip
 
 
+@pytest.mark.parametrize("long", [False, True])
+def test_objects_are_made_anew_from_times_that_can_be_real(client, database, long):
+    """One source has a time of the next century, another one is marked as withdrawn."""
+    first = GOOD - (500 if long else 50)
+    for k, mjd in enumerate((first, GOOD, GOOD + 1, 99_000.0), 1):
+        client.store(at(mjd), *frames(k, mjd, nDiaSources=k, firstDiaSourceMjdTai=first, lastDiaSourceMjdTai=mjd))
+    ask(database, 'UPDATE "DiaSource" SET "timeWithdrawnMjdTai" = 61300 WHERE visit = 3')
+    assert renew_marked(database, NOW, limits=(50_000.0, NOW + 2.0)).renewed == 2
+    assert ask(database, TIMES) == [(3, first, GOOD)] * 2
+    means = ask(
+        database,
+        'SELECT "r_psfFluxNdata", "r_psfFluxMean" FROM "DiaObject" WHERE "validityEndMjdTai" IS NULL ORDER BY "diaObjectId"',
+    )
+    seen = [2] if long else [1, 2]
+    flux = np.array([frames(k, GOOD)[1].psfFlux for k in seen])
+    weight = np.array([1 / np.float64(9 + k) ** 2 for k in seen])
+    assert [n for n, _ in means] == [len(seen)] * 2
+    np.testing.assert_allclose([m for _, m in means], weight @ flux / weight.sum(), rtol=1e-6)
+
+
 def test_a_month_that_an_older_version_archived_is_noted_or_named(client, database, tmp_path):
     """Nothing is taken back while its file cannot be read; then it is noted, under the object that stayed in a merge."""
     store_history(client, 61_300.0)
@@ -195,6 +220,67 @@ def test_deleted_rows_can_be_stored_again(client, database):
     assert ask(database, VALID) == ids_of(s) and client.containsVisitDetector(1, 0)
 
 
+def test_a_deleted_row_is_taken_off_the_store_that_it_came_with(client, database):
+    """Of two stores of one visit; the ids of the later one lie between those of the earlier one."""
+    o, s, f = frames(1, GOOD, n=4)
+    for part in ([0, 3], [1, 2]):
+        client.store(at(GOOD), *(frame.iloc[part] for frame in (o, s, f)))
+    gone = [next(frame.iloc[[1]].itertuples()) for frame in (o, s, f)]
+    client.admin.delete_records(
+        [DiaObjectLocator(gone[0].diaObjectId, gone[0].ra, gone[0].dec)],
+        [DiaSourceLocator(gone[1].diaSourceId, gone[1].diaObjectId, gone[1].ra, gone[1].dec, GOOD)],
+        [DiaForcedSourceLocator(gone[2].diaObjectId, 1, 0, gone[2].ra, gone[2].dec, GOOD)],
+    )
+    numbers = ask(
+        database, 'SELECT "nSources", "nForcedSources" FROM "StoreLedger" WHERE visit = 1 ORDER BY "storedAt"'
+    )
+    assert numbers == [(2, 2), (1, 1)]
+
+
+@pytest.mark.parametrize("held", ["before", "meanwhile"])
+def test_alerts_that_are_held_while_their_visit_is_taken_back_are_dropped(database, tmp_path, held):
+    """The relay sets a broken file aside: before the visit is read as it was, or when it is taken back and not committed."""
+    survey = Survey(database, archive=AlertArchive(tmp_path))
+    for unit in ((0, 0), (1, 0)):
+        survey.store(unit)
+    with database.connect() as c:
+        outbox.assign_order(c)
+    ((order,),) = ask(database, 'SELECT "publishOrder" FROM "AlertOutbox" WHERE visit = 1')
+
+    def hold():
+        with database.connect() as c:
+            outbox.hold(c, order, "broken")
+
+    def take_back(between):
+        with database.connect() as connection, VisitUnitOfWork(connection) as work:
+            assert work.contains_visit(1, 0)
+            if held == "before":
+                between()
+            work.remove_visit(1, 0, survey.now + 1)
+            if held == "meanwhile":
+                between()
+            work.commit()
+
+    def begin_to_hold():
+        holding.append(pool.submit(hold))
+        wait_until(lambda: holding[0].done() or ask(database, _WAITS) != [(0,)], 30)
+
+    holding = []
+    with ThreadPoolExecutor(1) as pool:
+        if held == "before":
+            with pytest.raises(DatabaseUnavailable, match="must be repeated"):
+                take_back(hold)
+            take_back(lambda: None)
+        else:
+            take_back(begin_to_hold)
+            holding[0].result(30)
+    assert ask(database, 'SELECT "droppedAt" IS NOT NULL FROM "AlertOutbox" WHERE visit = 1') == [(True,)]
+    assert ask(database, 'SELECT count(*) FROM "AlertCorrection" WHERE visit = 1') == [(0,)]
+
+
+_WAITS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+
 def test_rows_of_a_visit_that_was_withdrawn_are_stored_again_each_id_once(client, database):
     """Stored by a client: no message ever came of it."""
     o, s, f = frames(1, GOOD, n=4)
@@ -253,6 +339,23 @@ def test_rows_in_the_archive_are_not_taken_back_for_others_that_are_here(client,
     assert ask(database, VALID) == ids_of(now_right[0])
     assert withdraw_visit(database, 1, 0, NOW, "why") == 4
     assert ask(database, VALID) == []
+
+
+@pytest.mark.parametrize("mjd", [EARLY, GOOD])
+def test_a_withdrawn_visit_is_not_stored_anew_while_its_rows_are_in_the_archive(client, database, tmp_path, mjd):
+    """Also at a corrected time, in a month that is here."""
+    o, s, f = frames(1, EARLY)
+    client.store(at(EARLY), o, s, f)
+    withdraw_visit(database, 1, 0, NOW, "why")
+    archive(database, tmp_path, EARLY)
+    again = s.assign(midpointMjdTai=mjd), f.assign(midpointMjdTai=mjd)
+    for replace in (False, True):
+        with pytest.raises(ApdbError, match=r"in the archive.*'alertprod apdb restore"):
+            client.store(at(mjd), o, *again, replace=replace)
+    restore(database)
+    client.store(at(mjd), o, *again)
+    found = ask(database, 'SELECT "diaSourceId", "midpointMjdTai" FROM "DiaSource" ORDER BY 1')
+    assert found == [(*i, mjd) for i in ids_of(s)]
 
 
 def test_a_visit_that_no_store_was_entered_of_is_not_taken_back_from_the_archive(client, database, tmp_path):

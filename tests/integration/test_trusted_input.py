@@ -155,6 +155,18 @@ def test_sources_without_a_band_are_of_that_of_the_image(database, absent):
     np.testing.assert_allclose(objects.i_psfFluxMean, mean, rtol=1e-6)
 
 
+def test_a_band_other_than_that_of_the_image_is_refused(database):
+    e = image(1, "i")
+    table = sources(e, *GRID.T)
+    with pytest.raises(AssociationError, match="the band asked for is 'g', that of the difference image 'i'"):
+        run(database, e, table, band="g")
+    with pytest.raises(AssociationError, match="1 of 25 sources are of another band"):
+        run(database, e, table.assign(band=[*"i" * 24, "g"]))
+    assert len(all_rows(database, "DiaSource")) == 0
+    run(database, e, table, band="i")
+    assert len(all_rows(database, "DiaSource")) == 25
+
+
 def test_a_body_without_a_place_is_nowhere_and_a_band_must_be_known(database):
     e = image(1)
     table = sources(e, *GRID.T).astype({"diaSourceId": np.uint64, "diaObjectId": np.uint64})

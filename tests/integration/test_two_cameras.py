@@ -1,6 +1,7 @@
 """Two cameras, or two layouts of ids, in one database: what is stored without the service is told apart as well."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -9,9 +10,12 @@ import pytest
 from apdb.errors import IdLayoutConflict, VisitConflict
 from apdb.id_layouts import claim_layout, layouts, refuse_other_camera
 from apdb.operate.export import all_rows, latest_objects
+from apdb.queue.claims import Claim
 from apdb.sky.htm import htm_ids
 from apdb.sky.locks import LEVELS
 from association.errors import DuplicateRecords
+from service.processing.visit import Processor, _Run, _Subtracted
+from service.settings import Settings
 from tasks import IdFactory, IdGenerator, IdPacker
 from tests.integration.test_dia_pipeline import GRID, PACKER, image, run, sources
 from tests.integration.test_precovery import run as precover
@@ -104,6 +108,30 @@ def test_precovery_notes_and_compares_layouts(database, world):  # noqa: F811
     assert precover(database, world[0]).measured
     with database.connect() as connection:
         assert list(layouts(connection)) == ["simcam"]
+
+
+def test_a_worker_leaves_what_a_pipeline_stored_of_another_camera(database, tmp_path, monkeypatch):
+    """No message of it was ever queued: the queue, which asks first, does not know it."""
+    e, table = of_camera("one")
+    run(database, e, table, idGenerator=ids(e))
+    before = stored(database)
+    worker = Processor(Settings(database_uri=database.uri, archive_dir=str(tmp_path), upload_dir=tmp_path))
+    claim = Claim(*e.key, 1, 1, 0, {"reprocess": "replace"})
+    reached = []
+
+    def associate(run, subtracted, work):
+        reached.append(run.rules.name)
+        raise InterruptedError
+
+    monkeypatch.setattr(worker, "_associate_and_write", associate)
+    subtracted = _Subtracted(e, e, e, table, 0, 0, {})
+    with pytest.raises(VisitConflict, match="of instrument one, not two"):
+        worker._store(_Run(claim, SimpleNamespace(name="two")), subtracted)
+    with pytest.raises(InterruptedError):
+        worker._store(_Run(claim, SimpleNamespace(name="One")), subtracted)
+    assert reached == ["One"]
+    for one, two in zip(before, stored(database), strict=True):
+        pd.testing.assert_frame_equal(one, two)
 
 
 def test_what_is_taken_back_is_locked_where_it_lies(database, monkeypatch):

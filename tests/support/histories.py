@@ -4,7 +4,9 @@ A few stars (one at RA 0, one near the pole, two of one star's doubles by bad as
 detectors. A unit is one (visit, detector); its content follows from its number and version alone.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +92,13 @@ _NEEDED = (
 
 def _rows(table: str, n: int) -> pd.DataFrame:
     """Return rows with the columns that must have a value, and those that statistics are made of."""
+    return _made_once(table, n).copy()
+
+
+@lru_cache(maxsize=64)
+def _made_once(table: str, n: int) -> pd.DataFrame:
     kept = [c.name for c in columns_of(table) if not c.nullable or c.name in _NEEDED]
-    return frame_with(table, n)[kept].copy()
+    return frame_with(table, n)[kept]
 
 
 def _sources(visit: int, detector: int, release: int, content: Content) -> pd.DataFrame:
@@ -142,15 +149,39 @@ class Survey:
     releases: dict[tuple[int, int], int] = field(default_factory=dict)
     now: float = 62000.0
     archive: AlertArchive | None = None  # where each stored unit leaves an alert file, and its row in the outbox
+    _kept: dict[bool, list[str]] = field(default_factory=dict)
 
     def reset(self, *, replicated: bool) -> None:
         """Empty the database."""
         with psycopg.connect(self.database.uri, autocommit=True) as c:
-            c.execute("TRUNCATE " + ", ".join(f'"{t}"' for t in _TABLES) + " CASCADE")
-            c.execute("DELETE FROM metadata WHERE name = 'version:ApdbSqlReplica'")
-            if replicated:
-                c.execute("INSERT INTO metadata (name, value) VALUES ('version:ApdbSqlReplica', '1.0.0')")
+            self._empty(c, replicated)
         self.units, self.releases = {}, {}
+
+    def _empty(self, c: psycopg.Connection[Any], replicated: bool) -> None:
+        c.execute("TRUNCATE " + ", ".join(f'"{t}"' for t in _TABLES) + " CASCADE")
+        c.execute("DELETE FROM metadata WHERE name = 'version:ApdbSqlReplica'")
+        if replicated:
+            c.execute("INSERT INTO metadata (name, value) VALUES ('version:ApdbSqlReplica', '1.0.0')")
+
+    def begin(self, units: Sequence[tuple[int, int]], *, replicated: bool) -> None:
+        """Empty the database and store units; after the first time their rows are copied from what that left."""
+        kept = f"kept_{replicated}".lower()
+        if replicated not in self._kept:
+            self.reset(replicated=replicated)
+            for unit in units:
+                self.store(unit)
+            with psycopg.connect(self.database.uri, autocommit=True) as c:
+                c.execute(f"CREATE SCHEMA {kept}")
+                filled = _with_rows(c)
+                for table in filled:
+                    c.execute(f'CREATE TABLE {kept}."{table}" AS SELECT * FROM "{table}"')
+                self._empty(c, replicated)
+                self._kept[replicated] = sorted(filled - _with_rows(c))
+        with psycopg.connect(self.database.uri) as c:
+            self._empty(c, replicated)
+            for table in self._kept[replicated]:
+                c.execute(f'INSERT INTO "{table}" OVERRIDING SYSTEM VALUE SELECT * FROM {kept}."{table}"')
+        self.units, self.releases = {u: Unit(0, 0) for u in units}, dict.fromkeys(units, 0)
 
     def store(self, unit: tuple[int, int], version: int = 0, *, by_client: bool = False) -> None:
         """Process a unit; one that is there is replaced, by the service's way or by the client's."""
@@ -238,6 +269,13 @@ class Survey:
         flags = forced[["diaObjectId", "visit", "detector"]].assign(flags=np.int32(0 if by_client else unit[0]))
         updated = with_forced_means(tables.updated, history.forced, forced, lacking_forced(history, flags))
         return updated, stored, forced, seen, flags
+
+
+def _with_rows(connection: psycopg.Connection[Any]) -> set[str]:
+    """Return the tables that have rows."""
+    query = "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition"
+    tables = [table for (table,) in connection.execute(query)]
+    return {t for t in tables if connection.execute(f'SELECT 1 FROM "{t}" LIMIT 1').fetchone() is not None}
 
 
 def star_of(rows: pd.DataFrame) -> np.ndarray:
