@@ -48,7 +48,7 @@ def connect(port, *parts):
     return client
 
 
-def answered(client):
+def status_of(client):
     """Status of one whole answer, in however many pieces it came; the connection stays open."""
     answer = HTTPResponse(client)
     answer.begin()
@@ -148,12 +148,12 @@ def test_a_connection_whose_body_came_after_the_answer_is_good_for_the_next_requ
     """As clients do that send head and body one after the other: what is asked next is not cut off."""
     monkeypatch.setattr(protocol, "LINGER_S", 0.3)
     with closing(connect(port, HEAD + b"Content-Type: text/plain\r\nContent-Length: 4\r\n\r\n")) as client:
-        assert answered(client) == 415
+        assert status_of(client) == 415
         client.sendall(b"body")
         ended = time.monotonic() + 0.6
         while time.monotonic() < ended:
             client.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
-            assert answered(client) == 200
+            assert status_of(client) == 200
 
 
 def test_a_body_that_comes_in_many_pieces_is_taken(port):
