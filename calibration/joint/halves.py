@@ -14,7 +14,7 @@ from calibration.joint.atmosphere.fields import fit_fields
 from calibration.joint.config import JointcalConfig
 from calibration.joint.data import Images, Measurements
 from calibration.joint.held_out import held_absolute, held_chi2
-from calibration.joint.image_quality import image_table, suspect_images
+from calibration.joint.image_quality import image_table
 from calibration.joint.matching.references import References
 from calibration.joint.matching.register import Registration
 from calibration.joint.matching.stars import Associated, associate, split_stars, without_untied
@@ -185,7 +185,7 @@ def _matched_again(inputs: FitInputs, half: AstrometryHalf) -> FitInputs | None:
 def _moved_chips(table: pd.DataFrame) -> frozenset[tuple[int, int]]:
     """Return (visit, detector) of all images of the chips of which one stands out, unless most of its visit does."""
     again = table.groupby("detector").visit.transform("nunique").to_numpy() > 1
-    suspect = suspect_images(table) & (table.matched.to_numpy() >= _LEAST_MOVED) & again
+    suspect = table.suspect.to_numpy() & (table.matched.to_numpy() >= _LEAST_MOVED) & again
     share = pd.Series(suspect).groupby(table.visit.to_numpy()).transform("mean").to_numpy()
     of = table[table.detector.isin(table.detector[suspect & (share < 0.5)])]
     if of.detector.nunique() > table.detector.nunique() / 2:

@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -33,6 +34,7 @@ _FAR = np.log(1.3)  # a calibration within this factor is a good start
 _LEAST_RATIOS = 3  # ratios that tell of an image
 _ROUNDS = 4
 _NAMED = 10
+_LEVER = 1024.0  # px, by which the turn and scale of a chip are told
 
 
 @dataclass
@@ -94,17 +96,18 @@ class PhotometryBuilder:
 
     def focal(self, image: I64, x: F64, y: F64) -> F64:
         """Return scaled focal-plane positions (N, 2), each in [-1, 1] over the camera's box."""
-        out = np.empty((image.size, 2))
-        x_low, y_low, x_high, y_high = self.box
-        order = np.argsort(image, kind="stable")
-        edges = np.searchsorted(image[order], np.arange(len(self.images) + 1))
-        for i in range(len(self.images)):
-            part = order[edges[i] : edges[i + 1]]
-            if part.size:
-                fx, fy = self.camera[int(self.images.detector[i])].to_focal(x[part], y[part])
-                out[part, 0] = (2 * fx - x_low - x_high) / (x_high - x_low)
-                out[part, 1] = (2 * fy - y_low - y_high) / (y_high - y_low)
-        return out
+        first, across, down = self._to_focal
+        return np.asarray(first[image] + across[image] * x[:, None] + down[image] * y[:, None])
+
+    @cached_property
+    def _to_focal(self) -> tuple[F64, F64, F64]:
+        """The scaled focal-plane position (I, 2) of pixel (0, 0) of each image, and what a pixel in x and in y adds to it."""
+        low, high = np.array(self.box).reshape(2, 2)
+        corners = np.array([[0.0, _LEVER, 0.0], [0.0, 0.0, _LEVER]])
+        of, index = np.unique(self.images.detector, return_inverse=True)
+        places = np.array([self.camera[int(d)].to_focal(*corners) for d in of]).transpose(2, 0, 1)[:, index]
+        first, x, y = (2 * places - low - high) / (high - low)
+        return first, (x - first) / _LEVER, (y - first) / _LEVER
 
     def problem(
         self, associated: Associated, which: I64, config: JointcalConfig, use_references: bool = True
