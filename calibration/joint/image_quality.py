@@ -60,15 +60,13 @@ def image_table(
         visit, detector; sources, matched (to a star of the fit), referenced (to one with a reference star), kept; rms of what
         is kept about the stars (arcsec; mag or nJy), corrected for the stars' own errors; chi2_per_dof (NaN without any);
         formal_error of the WCS (arcsec per axis) or of the calibration (mag), as large as chi2 says, and as the sums of the
-        residuals of its visit say where these are not white; torn: what neighbouring residuals of its visit have in common is
+        residuals of its visit say where these are not white; mean_error, of fluxes: that of the mean calibration of the image; torn: what neighbouring residuals of its visit have in common is
         larger than `largest_error`; weak: it is torn, its error is too large, the image keeps few measurements or stands out
         (suspect), or a bad fit holds some terms of its map; clouded: no field follows the calibration of its visit; lost: hardly
         anything of what was matched is kept, or nothing at all; suspect: it is lost, keeps a far smaller share than others, or
         fits far worse.
     """
-    columns = _counts(half, len(images))
-    error, large, torn = _formal_errors(half, images, largest_error)
-    columns |= {"formal_error": error, "weak": large | torn, "torn": torn}
+    columns = _counts(half, len(images)) | _formal_errors(half, images, largest_error)
     table = pd.DataFrame(
         {"visit": given.visit, "detector": given.detector}
         | {"sources": np.bincount(measurements.image, minlength=len(given))}
@@ -151,25 +149,32 @@ def _clouded(half: AstrometryHalf | PhotometryHalf, table: pd.DataFrame) -> list
     return [int(visit) for visit in clouded]
 
 
-def _formal_errors(half: AstrometryHalf | PhotometryHalf, images: Images, largest: float) -> tuple[F64, Flags, Flags]:
-    """Return the formal error (I,) of each image, as large as chi2 says, and 1 where it is above `largest` px or mag, else 0,
-    and 1 where what neighbouring residuals of its visit have in common is.
+def _formal_errors(
+    half: AstrometryHalf | PhotometryHalf, images: Images, largest: float
+) -> "dict[str, np.ndarray[Any, Any]]":
+    """Return columns (I,): formal_error of each image, as large as chi2 says, of fluxes also mean_error, that of its mean
+    calibration; weak, where it is above `largest` px or mag; torn, where what neighbouring residuals of its visit have in common
+    is.
 
     NaN, and not too large, where the errors of the model are not known.
     """
     draws = np.full((half.problem.parameters.size, 1), np.nan) if half.draws is None else half.draws
     if isinstance(half.builder, AstrometryBuilder):
         error, unit = wcs_errors(half.builder, draws)
+        errors = {"formal_error": error}
     else:
-        error, unit = calibration_errors(half.builder, draws), np.ones(len(images))
-    error = error * np.sqrt(max(half.report.per_degree, 1.0))
+        error, of_mean = calibration_errors(half.builder, draws)
+        errors, unit = {"formal_error": error, "mean_error": of_mean}, np.ones(len(images))
+    larger = np.full(len(images), np.sqrt(max(half.report.per_degree, 1.0)))
     torn = np.zeros(len(images), bool)
     if half.white is not None:
-        error = error * half.white.growth(images.visit)
+        larger = larger * half.white.growth(images.visit)
         torn = np.asarray(half.white.pushed(images.visit) > largest * unit)
+    errors = {name: values * larger for name, values in errors.items()}
     # what is held of the maps of a bad fit, at the header's or at nothing, is the first suspect
     wrong = half.report.per_degree > BAD_FIT and half.draws is not None
-    return error, np.asarray((error > largest * unit) | (wrong & _held(half))), torn
+    weak = (errors["formal_error"] > largest * unit) | (wrong & _held(half)) | torn
+    return errors | {"weak": np.asarray(weak), "torn": torn}
 
 
 def _held(half: AstrometryHalf | PhotometryHalf) -> Flags:

@@ -17,14 +17,13 @@ from threadpoolctl import threadpool_limits
 from calibration.errors import JointCalibrationError
 from calibration.joint.config import JointcalConfig
 from calibration.joint.data import Images
-from calibration.joint.halves import FitInputs, fit_astrometry, fit_photometry
+from calibration.joint.halves import FitInputs, calibrations, fit_astrometry, fit_photometry
 from calibration.joint.image_quality import by_image, report_images, report_weak
 from calibration.joint.io.inputs import gather, images_of, most_common_filter
 from calibration.joint.io.references import Wanted, colour_corrected, load_references, read_colorterms
 from calibration.joint.matching.references import Circle, References
 from calibration.joint.matching.stars import bounding_circle
 from calibration.joint.model.build_astrometry import build_wcs
-from calibration.joint.model.build_photometry import build_calibrations
 from calibration.joint.model.frames import fit_epoch
 from calibration.joint.reference_field import (
     absolute_rms,
@@ -135,7 +134,7 @@ class JointFit:
                     inputs(images=moved, references=references, progress=progress, registered=every)
                 )
             quality["photometry"] = photometry.quality
-            calibs = self._published(build_calibrations(photometry.builder), quality["photometry"])
+            calibs = self._published(calibrations(photometry), quality["photometry"])
             metrics |= photometry.metrics | white_metrics("photometry", photometry.white)
             metrics["photometry_input_offset_mag"] = _input_offset(calibs, images)
             flux_field = field(flux_differences(photometry, self.config), ("d_mag",))

@@ -1,6 +1,7 @@
 """Start values of a photometric fit from input calibrations and camera, and its result as calibrations."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -221,8 +222,11 @@ def _middle(camera: Camera) -> tuple[float, float]:
     return (x_low + x_high) / 2, (y_low + y_high) / 2
 
 
-def build_calibrations(builder: PhotometryBuilder) -> dict[tuple[int, int], PhotoCalib]:
-    """Return the fitted calibration of every image; its variation is a Chebyshev field over the image.
+def build_calibrations(
+    builder: PhotometryBuilder, errors: Mapping[tuple[int, int], float]
+) -> dict[tuple[int, int], PhotoCalib]:
+    """Return the fitted calibration of every image, whose mean has an error (mag); its variation is a Chebyshev field over the
+    image.
 
     The mean is that over the image's area; the field reproduces the model to rounding in flux models (rotated chips
     keep polynomials polynomial) and to the truncation of 10^(-0.4 T) in magnitude models (order 2 higher).
@@ -233,14 +237,16 @@ def build_calibrations(builder: PhotometryBuilder) -> dict[tuple[int, int], Phot
     inverse = np.linalg.inv(np.polynomial.chebyshev.chebvander(nodes, size - 1))
     out = {}
     for i, values in enumerate(builder.scales(nodes)):
-        key, error = builder.images.key(i), float(builder.images.calib_err[i])
+        key = builder.images.key(i)
+        relative = errors[key] / POGSON
         if order < 0:
-            out[key] = PhotoCalib(float(values[0, 0]), error, None, "joint")
+            mean = float(values[0, 0])
+            out[key] = PhotoCalib(mean, mean * relative, None, "joint")
             continue
         coefficients = inverse @ values @ inverse.T
         mean = _box_mean(coefficients)
         x0, y0, w, h = (int(v) for v in builder.images.bbox[i])
-        out[key] = PhotoCalib(mean, error, ChebyshevField(coefficients / mean, (x0, y0, w, h)), "joint")
+        out[key] = PhotoCalib(mean, mean * relative, ChebyshevField(coefficients / mean, (x0, y0, w, h)), "joint")
     return out
 
 
