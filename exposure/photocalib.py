@@ -29,7 +29,7 @@ class PhotoCalib:
     mean
         nJy per instrument unit, averaged over the CCD.
     error
-        Its standard error, nJy per unit; never folded into flux errors.
+        Its standard error, nJy per unit, NaN where it is not known; never folded into flux errors.
     variation
         Field that multiplies `mean`, None for a constant calibration.
     source

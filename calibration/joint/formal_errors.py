@@ -40,8 +40,8 @@ def wcs_errors(builder: AstrometryBuilder, draws: F64) -> tuple[F64, F64]:
     return np.sqrt((moved**2).reshape(n, -1).mean(1)), scale
 
 
-def calibration_errors(builder: PhotometryBuilder, draws: F64) -> F64:
-    """Return the error (I,) of the calibration of each image: rms over the image, mag."""
+def calibration_errors(builder: PhotometryBuilder, draws: F64) -> tuple[F64, F64]:
+    """Return the error (I,) of the calibration of each image, rms over the image, and that (I,) of its mean; mag."""
     boxes = builder.images.bbox.astype(np.float64)
     centre, half = boxes[:, :2] + (boxes[:, 2:] - 1) / 2, boxes[:, 2:] / 2
     image, pixels, offsets = _grid(centre, half)
@@ -55,7 +55,8 @@ def calibration_errors(builder: PhotometryBuilder, draws: F64) -> F64:
     moved = displacements(rows, draws)[:, 0]
     if not layout.magnitude:  # of one count: relative to the calibration itself
         moved = POGSON * moved / rows.residual
-    return np.asarray(np.sqrt((moved**2).reshape(n, -1).mean(1)))
+    moved = moved.reshape(n, -1, moved.shape[-1])
+    return np.sqrt((moved**2).mean((1, 2))), np.sqrt((moved.mean(1) ** 2).mean(1))
 
 
 def _grid(centre: F64, half: F64) -> tuple[I64, F64, I64]:

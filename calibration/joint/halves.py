@@ -14,24 +14,25 @@ from calibration.joint.atmosphere.fields import fit_fields
 from calibration.joint.config import JointcalConfig
 from calibration.joint.data import Images, Measurements
 from calibration.joint.held_out import held_absolute, held_chi2
-from calibration.joint.image_quality import image_table, suspect_images
+from calibration.joint.image_quality import image_table
 from calibration.joint.matching.references import References
 from calibration.joint.matching.register import Registration
 from calibration.joint.matching.stars import Associated, associate, split_stars, without_untied
 from calibration.joint.model.astrometry import AstrometryProblem
 from calibration.joint.model.build_astrometry import AstrometryBuilder, build_wcs
-from calibration.joint.model.build_photometry import PhotometryBuilder
+from calibration.joint.model.build_photometry import PhotometryBuilder, build_calibrations
 from calibration.joint.result import AstrometryHalf, PhotometryHalf, astrometric_scatter, photometric_scatter
 from calibration.joint.solve.debug import Watch
 from calibration.joint.solve.draws import parameter_draws, taken_degrees
 from calibration.joint.solve.fit import FitReport, FitSettings, Hooks, Progress, Stage, fit
 from calibration.joint.solve.minimize import evaluate
 from calibration.joint.whiteness import whiteness
+from exposure import PhotoCalib
 from exposure.camera import Camera
 from exposure.wcs.mapped import ComposedWcs
 from tasks.arrays import I64
 
-__all__ = ["FitInputs", "fit_astrometry", "fit_photometry"]
+__all__ = ["FitInputs", "calibrations", "fit_astrometry", "fit_photometry"]
 
 log = logging.getLogger("alertprod.jointcal")
 _GAINED = 0.01  # of the measurements, matched beside the others once the maps are known: then all is fitted again
@@ -185,7 +186,7 @@ def _matched_again(inputs: FitInputs, half: AstrometryHalf) -> FitInputs | None:
 def _moved_chips(table: pd.DataFrame) -> frozenset[tuple[int, int]]:
     """Return (visit, detector) of all images of the chips of which one stands out, unless most of its visit does."""
     again = table.groupby("detector").visit.transform("nunique").to_numpy() > 1
-    suspect = suspect_images(table) & (table.matched.to_numpy() >= _LEAST_MOVED) & again
+    suspect = table.suspect.to_numpy() & (table.matched.to_numpy() >= _LEAST_MOVED) & again
     share = pd.Series(suspect).groupby(table.visit.to_numpy()).transform("mean").to_numpy()
     of = table[table.detector.isin(table.detector[suspect & (share < 0.5)])]
     if of.detector.nunique() > table.detector.nunique() / 2:
@@ -312,6 +313,13 @@ def fit_photometry(inputs: FitInputs) -> tuple[Images, PhotometryHalf]:
     half.white = whiteness(half, images)
     half.quality = image_table(half, images, inputs.images, inputs.measurements, config.maxCalibrationError)
     return images, half
+
+
+def calibrations(half: PhotometryHalf) -> dict[tuple[int, int], PhotoCalib]:
+    """Return the calibration of every image of a finished half, with the fit's own error of its mean."""
+    table = half.quality
+    keys = zip(table.visit.tolist(), table.detector.tolist(), strict=True)
+    return build_calibrations(half.builder, dict(zip(keys, table.mean_error.tolist(), strict=True)))
 
 
 def _settings(config: JointcalConfig, stages: list[Stage], label: str, half: str) -> FitSettings:

@@ -17,14 +17,13 @@ from threadpoolctl import threadpool_limits
 from calibration.errors import JointCalibrationError
 from calibration.joint.config import JointcalConfig
 from calibration.joint.data import Images
-from calibration.joint.halves import FitInputs, fit_astrometry, fit_photometry
-from calibration.joint.image_quality import by_image, lost_images, report_images, report_weak
+from calibration.joint.halves import FitInputs, calibrations, fit_astrometry, fit_photometry
+from calibration.joint.image_quality import by_image, report_images, report_weak
 from calibration.joint.io.inputs import gather, images_of, most_common_filter
 from calibration.joint.io.references import Wanted, colour_corrected, load_references, read_colorterms
-from calibration.joint.matching.references import References
+from calibration.joint.matching.references import Circle, References
 from calibration.joint.matching.stars import bounding_circle
 from calibration.joint.model.build_astrometry import build_wcs
-from calibration.joint.model.build_photometry import build_calibrations
 from calibration.joint.model.frames import fit_epoch
 from calibration.joint.reference_field import (
     absolute_rms,
@@ -106,6 +105,7 @@ class JointFit:
             images, measurements = gather(tables, images_of(summaries), self.config)
             images = dataclasses.replace(images, wcs=[plain_or_same(w) for w in images.wcs])
         self._check_filters(images)
+        circle = bounding_circle(images)
         tag = f"{tract or 0}_{most_common_filter(images)[0]}"
         inputs = partial(FitInputs, measurements=measurements, camera=camera, config=self.config, tag=tag)
         fitted, wcs, calibs = images, None, None
@@ -117,7 +117,7 @@ class JointFit:
         flux_field: pd.DataFrame | None = None
         if self.config.doAstrometry:
             with self.timed("astrometry"):
-                references = self._references("astrometry", images)
+                references = self._references("astrometry", images, circle)
                 fitted, astrometry = fit_astrometry(
                     inputs(images=images, references=references, progress=progress, need="astrometry")
                 )
@@ -127,14 +127,14 @@ class JointFit:
             metrics |= astrometry.metrics | told | white_metrics("astrometry", astrometry.white)
         if self.config.doPhotometry:
             with self.timed("photometry"):
-                references = self._references("photometry", images)
+                references = self._references("photometry", images, circle)
                 moved = _with_wcs(images, wcs)
                 every = wcs is not None and len(wcs) == len(images)
                 photo_images, photometry = fit_photometry(
                     inputs(images=moved, references=references, progress=progress, registered=every)
                 )
             quality["photometry"] = photometry.quality
-            calibs = self._published(build_calibrations(photometry.builder), quality["photometry"])
+            calibs = self._published(calibrations(photometry), quality["photometry"])
             metrics |= photometry.metrics | white_metrics("photometry", photometry.white)
             metrics["photometry_input_offset_mag"] = _input_offset(calibs, images)
             flux_field = field(flux_differences(photometry, self.config), ("d_mag",))
@@ -207,11 +207,11 @@ class JointFit:
         """Return what is fit to be used: without the images that lost their data, unless these are asked for."""
         if self.config.publishLostImages:
             return values
-        lost = table[lost_images(table)]
+        lost = table[table.lost]
         gone = set(zip(lost.visit.tolist(), lost.detector.tolist(), strict=True))
         return {key: value for key, value in values.items() if key not in gone}
 
-    def _references(self, need: str, images: Images) -> References:
+    def _references(self, need: str, images: Images, circle: Circle) -> References:
         table = self.astrometry_refs if need == "astrometry" else self.photometry_refs
         if table is None:
             raise JointCalibrationError(
@@ -232,7 +232,7 @@ class JointFit:
             reference_err_mas=self.config.astrometryReferenceErr,
             colour_bands=(blue, red) if self.config.fitDcr and need == "astrometry" else None,
         )
-        return load_references(table, config, bounding_circle(images), wanted)
+        return load_references(table, config, circle, wanted)
 
 
 def _lost(quality: Mapping[str, pd.DataFrame]) -> dict[str, int]:
@@ -241,7 +241,7 @@ def _lost(quality: Mapping[str, pd.DataFrame]) -> dict[str, int]:
     for half, table in quality.items():
         report_images(half, table)
         report_weak(half, table)
-        out[f"{half}_lost_ccdImages"] = int(lost_images(table).sum())
+        out[f"{half}_lost_ccdImages"] = int(table.lost.sum())
         out[f"{half}_weak_ccdImages"] = int(table.weak.sum())
     return out
 

@@ -174,7 +174,7 @@ class JointcalTask(AlertTask):
             values = getattr(result, name)
             if values is None:
                 continue
-            by_visit = catalogues(values, result.images)
+            by_visit = catalogues(values, result.images, result.image_quality)
             for ref in getattr(outputRefs, name):
                 if (visit := int(ref.dataId["visit"])) in by_visit:
                     butlerQC.put(by_visit[visit], ref)

@@ -164,7 +164,9 @@ def _record_hdus(record: ExposureRecord) -> list[Any]:
     if record.photo_calib is not None:
         calib = record.photo_calib
         hdu = fits.ImageHDU(None if calib.variation is None else calib.variation.coefficients, name="CALIB")
-        hdu.header["CALIB"], hdu.header["CALIBERR"], hdu.header["CALIBSRC"] = calib.mean, calib.error, calib.source
+        hdu.header["CALIB"], hdu.header["CALIBSRC"] = calib.mean, calib.source
+        if np.isfinite(calib.error):  # a header holds no NaN: of a very large joint fit the error is not known
+            hdu.header["CALIBERR"] = calib.error
         if calib.variation is not None:
             parts._write_box(hdu.header, calib.variation.bbox)
         out.append(hdu)
@@ -215,7 +217,7 @@ def _read_record(hdus: list[Any]) -> ExposureRecord:
         variation = None
         if named["CALIB"].data is not None:
             variation = ChebyshevField(np.ascontiguousarray(named["CALIB"].data, np.float64), parts._read_box(head))
-        calib = PhotoCalib(float(head["CALIB"]), float(head["CALIBERR"]), variation, str(head["CALIBSRC"]))
+        calib = PhotoCalib(float(head["CALIB"]), float(head.get("CALIBERR", np.nan)), variation, str(head["CALIBSRC"]))
     return ExposureRecord(
         wcs=_read_wcs(named["WCS"]) if "WCS" in named else None,
         psf=parts.read_psf(named["PSF"]) if "PSF" in named else None,

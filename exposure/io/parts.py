@@ -216,7 +216,9 @@ def photo_calib_hdus(primary: fits.Header, calib: PhotoCalib | None) -> list[fit
     """Write the constants to the primary header and return the extension of the variation, if any."""
     if calib is None:
         return []
-    primary["CALIB"], primary["CALIBERR"] = (calib.mean, "[nJy / unit]"), (calib.error, "[nJy / unit]")
+    primary["CALIB"] = (calib.mean, "[nJy / unit]")
+    if np.isfinite(calib.error):  # a header holds no NaN
+        primary["CALIBERR"] = (calib.error, "[nJy / unit]")
     primary["CALIBSRC"] = (calib.source, "plane, header, fixed, refcat or relative")
     if calib.variation is None:
         return []
@@ -231,7 +233,9 @@ def read_photo_calib(hdus: fits.HDUList, bbox: Box) -> PhotoCalib | None:
     if "CALIB" not in head:
         return None
     field = _read_field(hdus["PHOTOCAL"], bbox) if "PHOTOCAL" in hdus else None
-    return PhotoCalib(float(head["CALIB"]), float(head.get("CALIBERR", 0)), field, str(head.get("CALIBSRC", "header")))
+    return PhotoCalib(
+        float(head["CALIB"]), float(head.get("CALIBERR", np.nan)), field, str(head.get("CALIBSRC", "header"))
+    )
 
 
 def ap_corr_hdus(ap_corr: ApCorrMap | None) -> list[fits.ImageHDU]:

@@ -65,6 +65,8 @@ def flags(table: pd.DataFrame, name: str, unknown: bool) -> Flags:
         The column holds text.
     """
     column = table[name]
+    if column.dtype == bool:
+        return column.to_numpy()
     known = column.notna().to_numpy()
     out = np.full(len(table), unknown)
     if column.dtype == object or isinstance(column.dtype, pd.StringDtype):

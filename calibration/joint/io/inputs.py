@@ -144,12 +144,12 @@ def gather(tables: "Sequence[Any]", images: Images, config: JointcalConfig) -> t
     if unknown.any():
         lost = table.loc[unknown, ["visit", "detector"]].drop_duplicates().head(3).to_numpy().tolist()
         log.warning("%d sources lie on images that no summary describes, for example %s", unknown.sum(), lost)
-    table, index = table[~unknown], index[~unknown]
-    if not len(table):
+    if unknown.all():
         raise JointCalibrationError("No data to process: no source lies on an image that the visit summaries describe")
-    there = _near(table, images.bbox[index])
-    table, index = table[there], index[there]
+    there = ~unknown
+    there[there] = _near(table[there] if unknown.any() else table, images.bbox[index[there]])
     order = np.lexsort((table["sourceId"].to_numpy(), index))
+    order = order[there[order]]
     table, index = table.iloc[order], index[order]
     used, compact = np.unique(index, return_inverse=True)
     flux = _column(table, f"{config.sourceFluxType}_instFlux")
@@ -194,23 +194,28 @@ def _selected(tables: "Sequence[Any]", config: JointcalConfig) -> pd.DataFrame:
     """Return the good sources of all tables, with vx, vy, vxy (px^2) of their positions."""
     parts: list[pd.DataFrame] = []
     n_bad = 0
+    fluxes = (f"{config.sourceFluxType}_instFlux", f"{config.sourceFluxType}_instFluxErr")
+    needed = ("visit", "detector", "sourceId", "x", "y", *fluxes)
     for table in tables:
         frame = _read_table(table, config)
         visits = ", ".join(map(str, np.unique(frame["visit"])[:5]))
-        frame = frame[select_sources(frame, config.sourceSelector, config.sourceFluxType)]
-        if not len(frame):
+        chosen = select_sources(frame, config.sourceSelector, config.sourceFluxType)
+        if not chosen.any():
             log.warning("no source of visit %s passes the selection: the visit is skipped", visits or "(empty table)")
             continue
         vx, vy, vxy, good = good_covariance(frame)
         good &= possible_flux(frame, config.sourceFluxType)
         if config.doPhotometry:  # some are left out; a visit without any is refused by its fit
             positive = positive_flux(frame, config.sourceFluxType)
-            good &= positive | ~(positive & good).any()
-        if not good.all():
+            good &= positive | ~(positive & good & chosen).any()
+        bad = int((chosen & ~good).sum())
+        if bad:
             words = "visit %s: %d sources with NaN or impossible position errors or fluxes dropped"
-            log.warning(words, visits, (~good).sum())
-            n_bad += int((~good).sum())
-        parts.append(frame.assign(vx=vx, vy=vy, vxy=vxy)[good])
+            log.warning(words, visits, bad)
+            n_bad += bad
+        use = np.flatnonzero(chosen & good)
+        columns = {name: frame[name].to_numpy()[use] for name in needed if name in frame}
+        parts.append(pd.DataFrame(columns | {"vx": vx[use], "vy": vy[use], "vxy": vxy[use]}))
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
     if not len(table):
         raise JointCalibrationError(

@@ -27,15 +27,20 @@ _COMMENTS = ("Catalog id is detector id, sorted.", "Only detectors with data hav
 
 
 def catalogues(
-    values: Mapping[Key, ComposedWcs] | Mapping[Key, PhotoCalib], images: Images
+    values: Mapping[Key, ComposedWcs] | Mapping[Key, PhotoCalib], images: Images, quality: pd.DataFrame | None = None
 ) -> dict[int, ExposureCatalog]:
-    """Return one catalogue per visit with rows for the fitted detectors only, id = detector, sorted."""
+    """Return one catalogue per visit with rows for the fitted detectors only, id = detector, sorted; ``weak`` marks those that
+    few or contradicting stars hold, by the table `quality` of images.
+    """
+    half = "photometry" if any(isinstance(value, PhotoCalib) for value in values.values()) else "astrometry"
+    weak = _weak(quality, half)
     out: dict[int, ExposureCatalog] = {}
     boxes = {images.key(i): images.bbox[i] for i in range(len(images))}
     for visit in sorted({v for v, _ in values}):
         detectors = sorted(d for v, d in values if v == visit)
         box = np.array([boxes[visit, d] for d in detectors], np.int64)
         table = _rows(visit, detectors, box)
+        table["weak"] = [weak.get((visit, d), False) for d in detectors]
         records = {}
         for d in detectors:
             value = values[visit, d]
@@ -57,6 +62,7 @@ def _rows(visit: int, detectors: Sequence[int], box: I64) -> Table:
             "bbox_min_y": box[:, 1],
             "bbox_max_x": box[:, 0] + box[:, 2] - 1,
             "bbox_max_y": box[:, 1] + box[:, 3] - 1,
+            "weak": np.zeros(len(detectors), bool),
         }
     )
     table.meta["comments"] = list(_COMMENTS)
@@ -94,10 +100,10 @@ def write_outputs(
     worst = {"sip_delta_sky_mas": 0.0, "sip_delta_pixel": 0.0}
     try:
         if wcs is not None:
-            worst = _write_wcs(work, images, wcs, calibs or {}, _marks(tables.get("image_quality")))
+            worst = _write_wcs(work, images, wcs, calibs or {}, _marks(tables.get("image_quality"), calibs or {}))
         if calibs is not None:
             (work / "photoCalib").mkdir()
-            _write_calibrations(work / "photoCalib", calibs)
+            _write_calibrations(work / "photoCalib", calibs, _weak(tables.get("image_quality"), "photometry"))
         for name, table in tables.items():
             table.to_parquet(work / f"{name}.parquet", index=False)
         numbers: dict[str, Any] = {k: _plain(v) for k, v in (dict(metrics) | worst).items()}
@@ -117,14 +123,23 @@ def write_outputs(
     return worst
 
 
-def _write_calibrations(folder: Path, calibs: Mapping[Key, PhotoCalib]) -> None:
+def _weak(quality: pd.DataFrame | None, half: str) -> dict[Key, bool]:
+    """Return which images are weak or lost in a half; nothing where the half was not fitted."""
+    if quality is None or f"{half}_weak" not in quality:
+        return {}
+    marked = (quality[f"{half}_weak"] | quality[f"{half}_lost"]).tolist()
+    return dict(zip(zip(quality.visit.tolist(), quality.detector.tolist(), strict=True), marked, strict=True))
+
+
+def _write_calibrations(folder: Path, calibs: Mapping[Key, PhotoCalib], weak: Mapping[Key, bool]) -> None:
     for visit in sorted({v for v, _ in calibs}):
         entries = []
         for v, detector in sorted(calibs):
             if v != visit:
                 continue
             calib = calibs[v, detector]
-            entry: dict[str, Any] = {"detector": detector, "calibrationMean": calib.mean, "calibrationErr": calib.error}
+            entry: dict[str, Any] = {"detector": detector, "calibrationMean": calib.mean}
+            entry |= {"calibrationErr": _plain(calib.error), "weak": weak.get((v, detector), False)}
             if calib.variation is not None:
                 entry |= {"chebyshev": calib.variation.coefficients.tolist(), "bbox": list(calib.variation.bbox)}
             entries.append(entry)
@@ -137,17 +152,20 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
-def _marks(table: pd.DataFrame | None) -> dict[Key, list[tuple[str, Any, str]]]:
-    """Return the cards that say how good the WCS of each image is: its formal error, and whether it is weak or lost."""
+def _marks(table: pd.DataFrame | None, calibs: Mapping[Key, PhotoCalib]) -> dict[Key, list[tuple[str, Any, str]]]:
+    """Return the cards that say how good the WCS of each image is: its formal error, and whether it, or its calibration where it
+    has one, is weak or lost.
+    """
     if table is None or "astrometry_formal_error" not in table:
         return {}
     out: dict[Key, list[tuple[str, Any, str]]] = {}
-    wanted = ["visit", "detector", "astrometry_formal_error", "astrometry_weak", "astrometry_lost"]
-    for visit, detector, error, weak, lost in table[wanted].itertuples(index=False):
-        cards: list[tuple[str, Any, str]] = [("WCSWEAK", bool(weak or lost), "few or contradicting stars hold the WCS")]
+    errors, of_fluxes = table.astrometry_formal_error.tolist(), _weak(table, "photometry")
+    for (key, weak), error in zip(_weak(table, "astrometry").items(), errors, strict=True):
+        out[key] = [("WCSWEAK", weak, "few or contradicting stars hold the WCS")]
         if np.isfinite(error):
-            cards.append(("WCSERR", float(error), "[arcsec] formal error per axis"))
-        out[int(visit), int(detector)] = cards
+            out[key].append(("WCSERR", error, "[arcsec] formal error per axis"))
+        if key in calibs:
+            out[key].append(("CALWEAK", of_fluxes.get(key, False), "few or contradicting stars hold CALMEAN"))
     return out
 
 
@@ -199,4 +217,5 @@ def _describe(images: Images, i: int, calib: PhotoCalib | None) -> list[tuple[st
     )
     out += [(card, float(value), "") for card, value in numbers if np.isfinite(value)]
     mean, error = (images.calib_mean[i], images.calib_err[i]) if calib is None else (calib.mean, calib.error)
-    return [*out, ("CALMEAN", float(mean), "[nJy] per count"), ("CALERR", float(error), "")]
+    out.append(("CALMEAN", float(mean), "[nJy] per count"))
+    return [*out, ("CALERR", float(error), "")] if np.isfinite(error) else out

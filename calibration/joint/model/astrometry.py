@@ -11,7 +11,7 @@ motion is t - t0 times its proper motion, plus parallax times the Earth's baryce
 
 from copy import copy
 from dataclasses import dataclass, fields
-from functools import partial
+from functools import cached_property, partial
 from typing import Self
 
 import numpy as np
@@ -62,27 +62,27 @@ class Layout:
     half: F64
     dcr: bool = False
 
-    @property
+    @cached_property
     def n_outer(self) -> int:
         """Number of outer maps."""
         return int(self.outer.max()) + 1
 
-    @property
+    @cached_property
     def n_inner(self) -> int:
         """Number of inner maps that have parameters."""
         return int(self.inner.max()) + 1 if self.inner_order >= 0 else 0
 
-    @property
+    @cached_property
     def lengths(self) -> I64:
         """Lengths (3,) of the column runs of one measurement."""
         return np.array([2 * n_terms(self.outer_order), 2 * n_terms(self.inner_order), int(self.dcr)])
 
-    @property
+    @cached_property
     def inner_start(self) -> int:
         """First column of the inner maps."""
         return self.n_outer * int(self.lengths[0])
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Number of columns."""
         return self.inner_start + self.n_inner * int(self.lengths[1]) + int(self.dcr)

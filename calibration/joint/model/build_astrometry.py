@@ -96,7 +96,7 @@ class AstrometryBuilder:
         names = _names(layout, visits, chip_names, images)
         parameters = ModelParameters(np.zeros(n), np.ones(n, bool), names, np.zeros(n), np.zeros(n))
         out = cls(images, layout, frames, tangent, visit_index, parameters)
-        out.targets = [out._target(i, associated) for i in range(len(images))]
+        out.targets = out._targets(associated)
         if constrained:
             out._start_chips(detectors, n_shared, camera, config.chipPositionPrior)
             out._expect_chips(detectors, camera, config.chipPositionPrior)
@@ -190,13 +190,15 @@ class AstrometryBuilder:
         self.parameters.values[part] = self.parameters.expected[part] = terms.T.ravel()
         self.parameters.prior_weight[part] = np.tile(weight, 2)
 
-    def _target(self, image: int, associated: Associated) -> F64:
-        """Return where the input WCS, moved onto the reference stars, sees the nodes (N, 2) of an image, arcsec in its plane."""
-        lay = self.layout
+    def _targets(self, associated: Associated) -> list[F64]:
+        """Return where the input WCS, moved onto the reference stars, sees the nodes (N, 2) of each image, arcsec in its plane."""
+        lay, n = self.layout, len(self.images)
         u, v = square_nodes()
-        x, y = lay.centre[image, 0] + u * lay.half[image, 0], lay.centre[image, 1] + v * lay.half[image, 1]
-        vectors = unit_vectors(*self.images.wcs[image].pixel_to_sky(x, y))
-        return gnomonic(associated.registration.apply(vectors, image), self.frames, image)
+        x, y = lay.centre[:, :1] + u * lay.half[:, :1], lay.centre[:, 1:] + v * lay.half[:, 1:]
+        sky = np.array([wcs.pixel_to_sky(x[i], y[i]) for i, wcs in enumerate(self.images.wcs)])
+        vectors = unit_vectors(sky[:, 0].ravel(), sky[:, 1].ravel())
+        moved = associated.registration.apply(vectors, np.repeat(np.arange(n), u.size)).reshape(n, u.size, 3)
+        return [gnomonic(moved[i], self.frames, i) for i in range(n)]
 
     def _outer_points(self, outer: int) -> tuple[F64, F64]:
         """Return points (N, 2) of one outer map's domain, and where the input WCS, moved onto the reference stars, sees

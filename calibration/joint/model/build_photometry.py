@@ -1,7 +1,9 @@
 """Start values of a photometric fit from input calibrations and camera, and its result as calibrations."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -33,6 +35,7 @@ _FAR = np.log(1.3)  # a calibration within this factor is a good start
 _LEAST_RATIOS = 3  # ratios that tell of an image
 _ROUNDS = 4
 _NAMED = 10
+_LEVER = 1024.0  # px, by which the turn and scale of a chip are told
 
 
 @dataclass
@@ -94,17 +97,18 @@ class PhotometryBuilder:
 
     def focal(self, image: I64, x: F64, y: F64) -> F64:
         """Return scaled focal-plane positions (N, 2), each in [-1, 1] over the camera's box."""
-        out = np.empty((image.size, 2))
-        x_low, y_low, x_high, y_high = self.box
-        order = np.argsort(image, kind="stable")
-        edges = np.searchsorted(image[order], np.arange(len(self.images) + 1))
-        for i in range(len(self.images)):
-            part = order[edges[i] : edges[i + 1]]
-            if part.size:
-                fx, fy = self.camera[int(self.images.detector[i])].to_focal(x[part], y[part])
-                out[part, 0] = (2 * fx - x_low - x_high) / (x_high - x_low)
-                out[part, 1] = (2 * fy - y_low - y_high) / (y_high - y_low)
-        return out
+        first, across, down = self._to_focal
+        return np.asarray(first[image] + across[image] * x[:, None] + down[image] * y[:, None])
+
+    @cached_property
+    def _to_focal(self) -> tuple[F64, F64, F64]:
+        """The scaled focal-plane position (I, 2) of pixel (0, 0) of each image, and what a pixel in x and in y adds to it."""
+        low, high = np.array(self.box).reshape(2, 2)
+        corners = np.array([[0.0, _LEVER, 0.0], [0.0, 0.0, _LEVER]])
+        of, index = np.unique(self.images.detector, return_inverse=True)
+        places = np.array([self.camera[int(d)].to_focal(*corners) for d in of]).transpose(2, 0, 1)[:, index]
+        first, x, y = (2 * places - low - high) / (high - low)
+        return first, (x - first) / _LEVER, (y - first) / _LEVER
 
     def problem(
         self, associated: Associated, which: I64, config: JointcalConfig, use_references: bool = True
@@ -218,8 +222,11 @@ def _middle(camera: Camera) -> tuple[float, float]:
     return (x_low + x_high) / 2, (y_low + y_high) / 2
 
 
-def build_calibrations(builder: PhotometryBuilder) -> dict[tuple[int, int], PhotoCalib]:
-    """Return the fitted calibration of every image; its variation is a Chebyshev field over the image.
+def build_calibrations(
+    builder: PhotometryBuilder, errors: Mapping[tuple[int, int], float]
+) -> dict[tuple[int, int], PhotoCalib]:
+    """Return the fitted calibration of every image, whose mean has an error (mag); its variation is a Chebyshev field over the
+    image.
 
     The mean is that over the image's area; the field reproduces the model to rounding in flux models (rotated chips
     keep polynomials polynomial) and to the truncation of 10^(-0.4 T) in magnitude models (order 2 higher).
@@ -230,14 +237,16 @@ def build_calibrations(builder: PhotometryBuilder) -> dict[tuple[int, int], Phot
     inverse = np.linalg.inv(np.polynomial.chebyshev.chebvander(nodes, size - 1))
     out = {}
     for i, values in enumerate(builder.scales(nodes)):
-        key, error = builder.images.key(i), float(builder.images.calib_err[i])
+        key = builder.images.key(i)
+        relative = errors[key] / POGSON
         if order < 0:
-            out[key] = PhotoCalib(float(values[0, 0]), error, None, "joint")
+            mean = float(values[0, 0])
+            out[key] = PhotoCalib(mean, mean * relative, None, "joint")
             continue
         coefficients = inverse @ values @ inverse.T
         mean = _box_mean(coefficients)
         x0, y0, w, h = (int(v) for v in builder.images.bbox[i])
-        out[key] = PhotoCalib(mean, error, ChebyshevField(coefficients / mean, (x0, y0, w, h)), "joint")
+        out[key] = PhotoCalib(mean, mean * relative, ChebyshevField(coefficients / mean, (x0, y0, w, h)), "joint")
     return out
 
 

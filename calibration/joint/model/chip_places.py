@@ -16,6 +16,7 @@ _NAMED = 10
 _FAR = 0.5  # of what the camera file is trusted to
 _LEAST_CHIPS = 5  # of a visit that tell one of them from an offset, a scale and a turn of all
 _ROUNDS = 20
+_SETTLED = 0.01  # of the largest shift: what is far off is told by then
 _HEADER = 1.0  # px to which headers say where chips sit beside each other
 
 
@@ -105,7 +106,9 @@ def _odd(shift: F64, place: F64) -> F64:
     for _ in range(_ROUNDS):  # least absolute deviations: one chip that is far off pulls as little as any
         row = np.sqrt(np.tile(weight, 2))
         solved = np.linalg.lstsq(terms * row[:, None], target * row, rcond=None)[0]
-        off = (target - terms @ solved).reshape(2, k).T
+        last, off = off, (target - terms @ solved).reshape(2, k).T
+        if np.abs(off - last).max() <= _SETTLED * np.abs(off).max():
+            break
         size = np.hypot(*off.T)
         weight = 1.0 / np.maximum(size, 1e-3 * max(float(size.max()), 1e-12))
     return np.asarray(off)

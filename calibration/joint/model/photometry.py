@@ -6,7 +6,7 @@ Four models: the scale per image (simple) or per chip times a Chebyshev field ov
 
 from copy import copy
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -43,17 +43,17 @@ class PhotometryLayout:
     order: int
     magnitude: bool
 
-    @property
+    @cached_property
     def lengths(self) -> I64:
         """Lengths (2,) of the column runs of one measurement."""
         return np.array([n_terms(self.order), 1])
 
-    @property
+    @cached_property
     def scale_start(self) -> int:
         """First column of the scales."""
         return (int(self.field.max()) + 1) * int(self.lengths[0])
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Number of columns."""
         return self.scale_start + int(self.scale.max()) + 1

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import logging
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -273,7 +274,7 @@ def test_a_visit_that_no_field_follows_is_marked_in_words_of_its_own(caplog):
     quality = result.image_quality
     assert set(quality.visit[quality.photometry_torn]) == {visits(s)[1]}
     assert quality.photometry_weak[quality.photometry_torn].all()
-    published = result.photometry.quality.assign(clouded=False, kept=result.photometry.quality.matched)
+    published = result.photometry.quality.assign(lost=False)
     caplog.clear()
     with caplog.at_level(logging.WARNING, "alertprod.jointcal"):
         report_weak("photometry", published)
@@ -323,3 +324,21 @@ def test_what_no_fit_can_take_is_refused_with_what_to_change():
     mixed[2].table["physical_filter"] = "HSC-R"
     with pytest.raises(JointCalibrationError, match=rf"visit {visits(s)[2]}.*2 filters \(HSC-R, HSC-Z\)|2 filters"):
         JointFit(config(), s.references, s.references).run(s.sources, mixed, s.camera)
+
+
+def test_a_small_survey_costs_little_beside_its_arithmetic():
+    s, calls = simulate_mosaic(MosaicSettings(5, 4, 9, 20.0)), 0
+    task = JointFit(config(), s.references, s.references)
+    given = s.sources, summaries(s), s.camera
+    task.run(*given)
+
+    def count(frame, event, arg):
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(count)
+    try:
+        task.run(*given)
+    finally:
+        sys.setprofile(None)
+    assert 20_000 < calls < 90_000  # calls of Python functions: the same on a busy machine

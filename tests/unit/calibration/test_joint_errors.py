@@ -1,6 +1,7 @@
 """What a joint fit says of its own errors: formal errors of stars and images, differences from the reference catalogue, words."""
 
 import copy
+import json
 import logging
 
 import numpy as np
@@ -10,8 +11,10 @@ from astropy.table import Table
 from scipy.spatial import cKDTree
 
 from calibration.errors import JointCalibrationError
+from calibration.joint.io.outputs import catalogues, write_outputs
 from calibration.joint.io.references import read_catalogue
 from calibration.joint.joint import JointFit
+from exposure.header.text_cards import read_cards
 from simulation.focal_plane import MosaicSettings, MosaicSurvey, simulate_mosaic
 from tasks.sphere import unit_vectors
 from tests.support.joint_conditions import sky_error_mas
@@ -253,3 +256,39 @@ def test_zero_points_of_five_stars_a_chip_are_true_or_marked():
         error = abs(2.5 * np.log10(calib.at(*s.camera[key[1]].centre) / s.zero_points[key]))
         assert error < 0.15  # mag; 40 mmag a star
         assert error < 5 * table.photometry_formal_error[key] or table.photometry_weak[key]
+
+
+@pytest.mark.parametrize("model", ["constrainedMagnitude", "constrainedFlux"])
+def test_errors_of_mean_calibrations_are_those_of_the_fit(model):
+    x, y = (a.ravel() for a in np.meshgrid(np.linspace(0, 2047, 31), np.linspace(0, 4175, 31)))
+    pulls = []
+    for seed in range(100, 106):
+        s = simulate_mosaic(MosaicSettings(seed, 3, 4, 30.0))
+        result = fit(s, doPhotometry=True, doAstrometry=False, photometryVisitOrder=2, photometryModel=model)
+        of = [int(t.visit.iloc[0]) for t in s.sources]
+        for (v, d), calib in result.outputPhotoCalib.items():
+            true = s.optics.scale_mag(s.extra["visits"][of.index(v)], d, *s.camera[d].to_focal(x, y))
+            pulls.append((calib.mean - np.mean(10 ** (0.4 * (31.4 - true)))) / calib.error)
+    assert len(pulls) == 72
+    assert 0.85 < np.sqrt(np.mean(np.square(pulls))) < 1.15
+
+
+def test_what_is_weak_is_marked_in_all_that_is_written(tmp_path):
+    s = simulate_mosaic(MosaicSettings(6, 3, 9, 12.0))
+    result = fit(s, doPhotometry=True)
+    tables = {"image_quality": result.image_quality}
+    write_outputs(tmp_path / "fit", result.images, result.outputWcs, result.outputPhotoCalib, tables, result.metrics)
+    table = result.image_quality.set_index(["visit", "detector"])
+    assert 0 < table.photometry_weak.sum() < len(table)
+    listed = catalogues(result.outputPhotoCalib, result.images, result.image_quality)
+    for key, calib in result.outputPhotoCalib.items():
+        visit, detector = key
+        weak = bool(table.photometry_weak[key])
+        entries = json.loads((tmp_path / f"fit/photoCalib/{visit}.json").read_text())["detectors"]
+        entry = next(e for e in entries if e["detector"] == detector)
+        assert (entry["weak"], entry["calibrationErr"]) == (weak, pytest.approx(calib.error))
+        header = read_cards(tmp_path / f"fit/wcs/{visit}_{detector}.hdr")
+        assert (header["CALWEAK"], header["CALERR"]) == (weak, pytest.approx(calib.error))
+        rows = listed[visit].table
+        assert bool(rows["weak"][rows["id"] == detector][0]) == weak
+        assert 0 < calib.error / calib.mean < 1.5 * table.photometry_formal_error[key]
