@@ -17,17 +17,17 @@ STATE_WORDS = {
 
 
 def number(value: Any, digits: int = 0) -> str:
-    """Return a number with thin groups of thousands and so many decimals."""
+    """Return a number with thin groups of thousands, so many decimals and the sign that is as wide as a plus."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return NONE
-    return f"{value:,.{digits}f}".replace(",", " ")
+    return f"{value:,.{digits}f}".replace(",", " ").replace("-", "−")
 
 
 def significant(value: Any, digits: int = 4) -> str:
     """Return a number with so many significant digits."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return NONE
-    return f"{value:.{digits}g}"
+    return f"{value:.{digits}g}".replace("-", "−")
 
 
 def seconds(value: Any) -> str:

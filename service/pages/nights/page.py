@@ -31,6 +31,9 @@ night_pages = APIRouter(include_in_schema=False, route_class=PageRoute)
 BARS = 40  # ccdVisits in the waterfall
 ROWS = 200  # of tables of what went wrong
 NEWEST = 60  # ccdVisits in the table of all
+CHOICES = (
+    50  # visits in the list of the focal plane: of more the number is written, for the browser makes a long list slowly
+)
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ def _focal_plane(shared: Pages, night: Night, colour: str, wanted: int | None) -
         mosaic(shared.settings, of_visit, detectors, colour) if detectors else ([], (1.0, 1.0), None)
     )
     return {
-        "visit": visit, "visit_numbers": numbers[:500], "of_visit": of_visit, "colours": ["state", *names],
+        "visit": visit, "visit_numbers": numbers if len(numbers) <= CHOICES else [], "of_visit": of_visit, "colours": ["state", *names],
         "colour": colour, "tiles": tiles, "extent": extent, "limits": limits,
     }  # fmt: skip
 

@@ -1,5 +1,6 @@
 """A light curve as the elements of an SVG picture, for readers without scripts: points, errors, axes."""
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from tasks.arrays import F64
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Plot", "PlotPoint", "curve_plot", "ticks"]
+__all__ = ["Plot", "PlotPoint", "curve_plot", "ticks", "worded"]
 
 WIDTH, HEIGHT = 900.0, 300.0
 LEFT, RIGHT, TOP, BOTTOM = 84.0, 8.0, 8.0, 36.0
@@ -74,8 +75,8 @@ def curve_plot(table: "pd.DataFrame") -> Plot | None:
                   f"{'forced' if k else 'detection'} {b} MJD {t:.4f}: {f:.0f} ± {e:.0f} nJy")
         for x, y, u, d, b, k, t, f, e in parts
     ]  # fmt: skip
-    x_ticks = [(round(float(x_of(t)), 1), f"{t:.6g}") for t in np.array(ticks(begin, end, 7))]
-    y_ticks = [(round(float(y_of(f)), 1), f"{f:,.0f}".replace(",", " ")) for f in np.array(ticks(low, high, 5))]
+    x_ticks = [(round(float(x_of(np.array(t))), 1), word) for t, word in worded(ticks(begin, end, 7))]
+    y_ticks = [(round(float(y_of(np.array(f))), 1), word) for f, word in worded(ticks(low, high, 5), " ")]
     return Plot(points, x_ticks, y_ticks, round(float(y_of(np.array(0.0))), 1))
 
 
@@ -85,3 +86,13 @@ def ticks(low: float, high: float, most: int) -> list[float]:
     power = 10.0 ** np.floor(np.log10(rough))
     step = next(power * m for m in (1, 2, 5, 10) if power * m >= rough)
     return [float(v) for v in np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step]
+
+
+def worded(places: list[float], thousands: str = "") -> list[tuple[float, str]]:
+    """Return ticks with their labels, which have the decimals that tell one from the next; `thousands` parts their digits."""
+    step = places[1] - places[0] if len(places) > 1 else 0.0
+    if not 1e-7 < step < 1e12:
+        return [(t, f"{t:.9g}") for t in places]
+    digits = max(0, -math.floor(math.log10(step) + 1e-9))
+    words = [f"{round(t, digits) + 0.0:,.{digits}f}" for t in places]
+    return [(t, w.replace(",", thousands).replace("-", "−")) for t, w in zip(places, words, strict=True)]

@@ -98,7 +98,7 @@
     if (!part || document.hidden) return;
     if (busy) { missed = true; return; } // what is on its way may have been made before the change
     const active = document.activeElement;
-    if (active && active.tagName === "SELECT" && part.contains(active)) { last = Date.now(); plan(); return; } // somebody chooses
+    if (active && /^(SELECT|INPUT)$/.test(active.tagName) && part.contains(active)) { last = Date.now(); plan(); return; } // somebody chooses
     busy = true; last = Date.now();
     const open = [...part.querySelectorAll("details[open][id]")].map((d) => d.id);
     ready.then(() => window.htmx

@@ -139,7 +139,7 @@
       cursor: { points: { show: false }, drag: { x: true, y: false } },
       scales: { x: { time: false, range: (u, a, b) => u.data && a === shown.x[0] && b === shown.x[shown.x.length - 1] ? [xmin, xmax] : [a, b] },
                 y: { dir: want.y === "mag" ? -1 : 1, range: () => [ymin, ymax] } },
-      axes: [{ stroke: ink, grid, ticks: grid, font, labelFont: font, size: 2.4 * rem, space: 7 * rem, values: (u, at) => at.map((v) => String(Number(v.toFixed(6)))), label: shown.fold ? "phase" : "MJD (TAI)", labelSize: 1.4 * rem },
+      axes: [{ stroke: ink, grid, ticks: grid, font, labelFont: font, size: 2.4 * rem, space: 7 * rem, values: (u, at, axis, space, step) => at.map((v) => v.toFixed((String(Number(step.toFixed(6))).split(".")[1] || "").length)), label: shown.fold ? "phase" : "MJD (TAI)", labelSize: 1.4 * rem },
              { stroke: ink, grid, ticks: grid, font, labelFont: font, size: 5.2 * rem, space: 2.2 * rem, values: (u, at) => at.map((v) => grouped(v)), label: want.y === "mag" ? `${whose} AB magnitude` : `${whose} flux / nJy`, labelSize: 1.4 * rem }],
       series: [{}, { paths: () => null, points: { show: false } }],
       hooks: { draw: [paint], setCursor: [(u) => { if (u.cursor.idx != null && u.cursor.left >= 0) near(u); }] },

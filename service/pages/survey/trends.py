@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
 from service.pages.nights.mosaic import metric_names, value_of
-from service.pages.objects.plot import ticks
+from service.pages.objects.plot import ticks, worded
 from service.pages.render import PageRoute, page
 from service.pages.shared import Pages, Shared, need_answer, reading
 from tasks.arrays import F64
@@ -111,17 +111,16 @@ def scatter_of(rows: list[dict[str, Any]], metric: str, against: str) -> Scatter
     far = np.abs(value - median) / sigma if sigma > 0 else np.zeros(value.size)
     x_low, x_high = _limits(other)
     y_low, y_high = _limits(value)
-    x = LEFT + (WIDTH - LEFT - RIGHT) * (other - x_low) / (x_high - x_low)
-    y = TOP + (HEIGHT - TOP - BOTTOM) * (y_high - value) / (y_high - y_low)
+    across, up = (WIDTH - LEFT - RIGHT) / (x_high - x_low), (HEIGHT - TOP - BOTTOM) / (y_high - y_low)
+    x, y = LEFT + across * (other - x_low), TOP + up * (y_high - value)
     dots = [
         Dot(round(float(px), 1), round(float(py), 1), r["visit"], r["detector"], v, a, float(f))
         for (r, v, a), px, py, f in zip(use, x, y, far, strict=True)
     ]
-    places = [(t, LEFT + (WIDTH - LEFT - RIGHT) * (t - x_low) / (x_high - x_low)) for t in ticks(x_low, x_high, 8)]
-    heights = [(t, TOP + (HEIGHT - TOP - BOTTOM) * (y_high - t) / (y_high - y_low)) for t in ticks(y_low, y_high, 6)]
+    places = [(round(LEFT + across * (t - x_low), 1), word) for t, word in worded(ticks(x_low, x_high, 8))]
+    heights = [(round(TOP + up * (y_high - t), 1), word) for t, word in worded(ticks(y_low, y_high, 6))]
     return Scatter(
-        dots, [(round(p, 1), f"{t:.7g}") for t, p in places], [(round(p, 1), f"{t:.6g}") for t, p in heights], median, sigma,
-        round(TOP + (HEIGHT - TOP - BOTTOM) * (y_high - median) / (y_high - y_low), 1),
+        dots, places, heights, median, sigma, round(TOP + up * (y_high - median), 1),
     )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ from service.pages.objects import page as object_page
 from service.pages.objects.compass import compass_svg
 from service.pages.objects.curve import binned
 from service.pages.objects.periods import strongest_periods
-from service.pages.objects.plot import curve_plot
+from service.pages.objects.plot import curve_plot, ticks, worded
 from service.pages.positions import position_of
 from service.pages.streams import _oldest_unread
 from service.pages.viewer import MOST_RENDERING, Viewer
@@ -201,6 +201,14 @@ def test_the_picture_of_a_light_curve_lies_within_its_frame():
     assert len(plot.points) == 2
     assert all(plot.left < p.x < plot.width and 0 < p.y < plot.bottom for p in plot.points)
     assert plot.points[1].y < plot.zero < plot.points[0].y
+
+
+def test_ticks_that_lie_near_each_other_are_told_apart():
+    for begin, length in ((61000.75, 0.3), (61000.75, 2e-4), (0.0, 5.0), (-2.0, 4e6)):
+        words = [word.replace("−", "-") for _, word in worded(ticks(begin, begin + length, 7))]
+        assert len(set(words)) == len(words) > 2
+        assert np.diff(np.array(words, float)) == pytest.approx(np.diff(ticks(begin, begin + length, 7)), rel=1e-6)
+        assert len({len(w.partition(".")[2]) for w in words}) == 1  # as many decimals each
 
 
 def lines_of(drawing):
