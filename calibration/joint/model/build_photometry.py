@@ -83,13 +83,15 @@ class PhotometryBuilder:
             measured = np.bincount(visit_index[associated.measurements.image], minlength=visits.size)
             used = degree <= _orders(measured, order, visits)[:, None]
             fitted[: used.size] = used.ravel()
-            prior_weight[: used.size] = np.tile(
-                np.where(degree > 0, 1.0 / config.photometryFieldPrior**2, 0.0), visits.size
-            )
             ratio = np.log(images.calib_mean / scale[chip])
             for v in range(visits.size):
                 level = float(np.exp(np.mean(ratio[visit_index == v])))
                 parameters[v * count] = -2.5 * np.log10(level) if magnitude else level
+                # a field of fluxes is as many times larger as its level: so is what is expected of it
+                unit = 1.0 if magnitude else level / POGSON
+                prior_weight[v * count : (v + 1) * count] = np.where(
+                    degree > 0, 1.0 / (config.photometryFieldPrior * unit) ** 2, 0.0
+                )
         if magnitude:
             scale[:] = AB_ZEROPOINT - 2.5 * np.log10(scale)
         model = ModelParameters(parameters, fitted, names, prior_weight, parameters.copy())
