@@ -44,7 +44,9 @@ _ADVICE = (
 ROUNDS = 4  # in which stars that disagree with the others are left out
 CROWD_ROUNDS = 2  # more change nothing
 PLACES = 6  # along a side: where models are compared
-COMMON = 1.4  # errors, of 28 simulated frames, over what halves of their stars say: both have the same sky, and hold terms back
+PARTS = 6  # of the stars, each of which is left out of a model once
+TYPICAL = 0.87  # median over mean of a variance that so many models tell (chi2 of PARTS - 1)
+COMMON = 8.0  # stars: errors of 31 simulated frames over what parts of their n stars say are 1 + COMMON / n, as all have one sky
 BRIGHT_SNR = 60  # centroid noise of fainter stars would broaden the model by more than 0.1 %
 
 
@@ -55,7 +57,7 @@ class PsfFit:
     ``held_out_residual`` is the median over held-out stars of rms residual / peak in the core (0.01 = 1 %),
     ``held_out_chi2`` the median reduced chi2 there; NaN when no star could be held out. ``star_evidence`` says whether
     there are stars at all (`exposure.star_locus.EVIDENT`), ``misfit`` where the model is not as large as they are, ``flux_error``
-    by what share of themselves its fluxes are off, rms over the image: what two halves of the stars make of it; NaN where the stars
+    by what share of themselves its fluxes are off, rms over the image: what models without a part of the stars make of it; NaN where the stars
     are few, or the model follows them cell by cell (`calibration.psf.follow`).
     """
 
@@ -153,25 +155,28 @@ def _fitted_to_all(
 def _flux_error(data: Stamps, use: Flags, orders: I64, bbox: Box, fwhm: float, model: PolynomialPsf) -> float:
     """Return the relative error of fluxes by a model of the stars `use`, rms over the image; NaN where they are few.
 
-    Two models of half of the stars each differ by twice the error of one of them all, but for what is wrong with both (`COMMON`). What
-    a star's noise says of it is less: its neighbours' light and the level around it count too.
+    A delete-a-group jackknife: models that lack one of `PARTS` groups of the stars differ from each other by as much as a model of all
+    is off, but for what is wrong with all of them (`COMMON`). What a star's noise says of it is less: its neighbours' light and
+    the level around it count too. The middle of the places is taken: at the rim of the stars few of them tell of models without
+    a part, and all of them of the model itself.
     """
     rows = np.flatnonzero(use)
-    halves = []
-    for first in (0, 1):
-        half = np.zeros(use.size, np.bool_)
-        half[rows[first::2]] = True
-        if half.sum() < MIN_STARS:
-            return float("nan")
+    if len(rows) < 2 * MIN_STARS:
+        return float("nan")
+    models = []
+    for first in range(PARTS):
+        part = np.zeros(use.size, np.bool_)
+        part[np.delete(rows, np.s_[first::PARTS])] = True
         try:
-            halves.append(with_wings(_fit_once(data, half, orders, bbox, fwhm, model)[0], fwhm, False)[0])
+            models.append(with_wings(_fit_once(data, part, orders, bbox, fwhm, model)[0], fwhm, False)[0])
         except (TooFewStars, np.linalg.LinAlgError):
             return float("nan")
     x, y = ((np.arange(PLACES) + 0.5) / PLACES * n + o - 0.5 for n, o in zip(bbox[2:], bbox[:2], strict=True))
     gx, gy = (a.ravel() for a in np.meshgrid(x, y))
-    own, one, other = (m.kernel_at(gx, gy).astype(np.float64) for m in (model, *halves))
-    apart = ((one - other) * own).sum((1, 2)) / (own * own).sum((1, 2))
-    return float(COMMON * np.sqrt(np.mean(apart**2)) / 2)
+    own = model.kernel_at(gx, gy).astype(np.float64)
+    flux = np.array([(m.kernel_at(gx, gy) * own).sum((1, 2)) for m in models]) / (own * own).sum((1, 2))
+    variance = (PARTS - 1) / PARTS * ((flux - flux.mean(axis=0)) ** 2).sum(axis=0)
+    return float((1 + COMMON / len(rows)) * np.sqrt(np.median(variance) / TYPICAL))
 
 
 def _refuse_dark_rings(model: Psf, n_stars: int, exposure: Exposure) -> None:

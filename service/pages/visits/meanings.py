@@ -30,7 +30,10 @@ MEANINGS: dict[str, tuple[str, str]] = {
         "",
         "by how much correlation of the sky that is left in the difference widens errors of PSF fluxes",
     ),
-    "psfFluxError": ("", "by what share of themselves fluxes of the PSF are off, by two halves of its stars"),
+    "psfFluxError": (
+        "",
+        "by what share of themselves fluxes of the PSF are off, by models that lack a part of its stars",
+    ),
     "psfHeldOutChi2": ("", "reduced chi squared of stars that the PSF was not fitted to"),
     "psfHeldOutResidual": ("", "median residual of stars that the PSF was not fitted to, in the core, over the peak"),
     "psfSizeError": ("", "by what fraction stars that the PSF was not fitted to are wider than it"),
