@@ -25,6 +25,8 @@ stream_pages = APIRouter(include_in_schema=False, route_class=PageRoute)
 NIGHTS = 30  # that are listed
 LAG_KEPT_S = 10.0
 LAG_LIMIT_S = 25.0
+FIRST_ANSWER_S = 2.0  # that others wait for it where nothing was told yet
+NOT_YET = "the broker is being asked"
 _ROWS = (
     'SELECT o.visit, o.detector, o.attempt, o.count, o."publishedCount" AS sent, o."topicCount" AS in_topic, o."createdAt" AS created, '
     'o."publishedAt" AS published, o."heldReason" AS held, o."droppedAt" AS dropped, o."secondsSinceShutterClose" AS latency, '
@@ -99,19 +101,23 @@ def _oldest_unread(lag: int, sent: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 class _Lags:
-    """The last answer of the broker, kept for some seconds: one process asks for all viewers."""
+    """The last answer of the broker, kept for some seconds: one process asks for all viewers, and nobody waits for it twice."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._until, self._last = 0.0, ([], "")  # type: tuple[float, tuple[list[dict[str, Any]], str]]
+        self._asking = threading.Lock()
+        self._until, self._last = 0.0, ([], NOT_YET)  # type: tuple[float, tuple[list[dict[str, Any]], str]]
 
     def of(self, shared: Shared) -> tuple[list[dict[str, Any]], str]:
-        """Return the groups, and why there are none where the broker gave no answer."""
-        with self._lock:
-            if time.monotonic() > self._until:
-                self._last = _ask_broker(shared)
-                self._until = time.monotonic() + LAG_KEPT_S
-            return self._last
+        """Return the groups, and why there are none where the broker gave no answer: while another asks, what was told last."""
+        wait = FIRST_ANSWER_S if self._last[1] == NOT_YET else 0.0
+        if time.monotonic() > self._until and self._asking.acquire(timeout=wait):
+            try:
+                if time.monotonic() > self._until:
+                    self._last = _ask_broker(shared)
+                    self._until = time.monotonic() + LAG_KEPT_S
+            finally:
+                self._asking.release()
+        return self._last
 
 
 _LAGS = _Lags()

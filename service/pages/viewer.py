@@ -25,7 +25,9 @@ __all__ = ["Viewer", "viewer_of"]
 MODULE = "service.processing.looking.viewer_process"
 WAIT_S = 30.0  # for the child, when it works for somebody else
 ANSWER_S = 120.0
-KEPT_BYTES = 64 << 20  # of pictures that were made
+KEPT_BYTES = 64 << 20  # of pictures and cutouts that were made
+KEPT_LEAST = 4096  # bytes that an answer counts for beside its pictures
+MOST_WAITING = 12  # threads for the child: the API's others answer meanwhile
 MOST_RENDERING = 8  # that are made, or wait for it, at the same time
 READY_S = 60.0  # an answer that was made for a page is given to those who ask again
 MOST_READY = 64
@@ -40,6 +42,7 @@ class Viewer:
         self._free.put(None)
         self._kept: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self._size, self._lock = 0, threading.Lock()
+        self._places = threading.BoundedSemaphore(MOST_WAITING)
         self._making: set[str] = set()
         self._ready: OrderedDict[str, tuple[float, dict[str, Any] | AlertProdError]] = OrderedDict()
         weakref.finalize(self, _end, self._free)
@@ -121,12 +124,22 @@ class Viewer:
 
     def _keep(self, key: str, answer: dict[str, Any]) -> None:
         with self._lock:
+            if key in self._kept:  # another thread was first
+                return
             self._kept[key] = answer
-            self._size += len(answer.get("png", ""))
+            self._size += _size(key, answer)
             while self._size > KEPT_BYTES:
-                self._size -= len(self._kept.popitem(last=False)[1].get("png", ""))
+                self._size -= _size(*self._kept.popitem(last=False))
 
     def _asked(self, question: dict[str, Any]) -> dict[str, Any]:
+        if not self._places.acquire(blocking=False):
+            raise Busy("many visits are being looked at: try again")
+        try:
+            return self._asked_child(question)
+        finally:
+            self._places.release()
+
+    def _asked_child(self, question: dict[str, Any]) -> dict[str, Any]:
         try:
             child = self._free.get(timeout=WAIT_S)
         except queue.Empty:
@@ -150,6 +163,11 @@ def viewer_of(request: Request) -> Viewer:
         app.state.viewer = Viewer(resources_of(request).settings)
     viewer: Viewer = app.state.viewer
     return viewer
+
+
+def _size(key: str, answer: dict[str, Any]) -> int:
+    """Return the bytes that an answer takes, but for small numbers: pictures and cutouts are text in it."""
+    return KEPT_LEAST + len(key) + sum(len(value) for value in answer.values() if isinstance(value, str))
 
 
 def _end(free: "queue.LifoQueue[AnsweringProcess | None]") -> None:

@@ -71,6 +71,22 @@ def test_each_scope_opens_what_it_is_for(database, guarded):
             assert "ratelimit" in answer.headers
 
 
+def test_a_page_shows_dead_letters_and_statements_to_those_who_may_ask_for_them(database, guarded):
+    with database.session() as connection:
+        connection.execute(
+            'INSERT INTO "DeadLetter" (topic, "partition", "offset", digest, headers, "errorCode", "errorText", state) '
+            "VALUES ('visits', 0, 1, 'x', '[]', 'bad_message', 'no such file: /private/x.fits', 'waiting')"
+        )
+    page = {"Accept": "text/html"}
+    for scopes, seen in ((["read"], False), (["read", "operate"], True)):
+        answer = guarded("GET", "/streams", headers=bearer(made(database, *scopes)[1]) | page)
+        assert answer.status_code == 200
+        assert ("/private/x.fits" in answer.text, "the scope <code>operate</code> sees" in answer.text) == (
+            seen,
+            not seen,
+        )
+
+
 def test_only_the_hash_is_kept_and_the_use_is_noted(database, guarded):
     token_id, token = made(database, "read", name="broker@fink")
     assert len(token) == 47  # the prefix, and 32 bytes in base64
