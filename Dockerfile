@@ -1,4 +1,5 @@
-# Two images: 'roles' (serve, relay, reconcile, ingest, upkeep of the database) and 'worker' (pixels, too).
+# Two images: 'roles' (relay, reconcile, ingest, upkeep of the database) and 'worker' (pixels, too: worker, and serve, whose pages
+# show images). The API of 'roles' answers all but pictures, cutouts and periods.
 #   docker build --target roles -t alertprod:0.2.0 .
 #   docker build --target worker -t alertprod-worker:0.2.0 .
 
@@ -34,6 +35,7 @@ ENTRYPOINT ["alertprod"]
 
 FROM runtime AS worker
 COPY --from=build-worker /venv /venv
+EXPOSE 8080
 CMD ["worker"]
 
 # The last one is what a build without --target makes.

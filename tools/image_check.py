@@ -23,14 +23,15 @@ from tasks.local_server import free_port
 
 ROOT = Path(__file__).parents[1]
 LIMITS_MB = {"roles": 600, "worker": 1500}
-ROLES = {"roles": ("serve", "relay", "reconcile", "ingest"), "worker": ("worker",)}
+ROLES = {"roles": ("relay", "reconcile", "ingest"), "worker": ("worker", "serve")}
 # what is loaded late: by requests, by job processes, by upkeep
 LATE = {
-    "roles": ("service.api.reads", "service.intake.header_process", "service.doctor.streams", "service.doctor.database",
+    "roles": ("service.intake.header_process", "service.doctor.streams", "service.doctor.database",
               "exposure.io.plain", "apdb.operate.archive", "apdb.operate.restore", "apdb.operate.export", "alerts.packets.trim",
               "alerts.delivery.replay", "pyarrow.parquet", "pyarrow.dataset"),
     "worker": ("service.workers.job", "service.processing.visit", "service.processing.build_template", "association.precovery",
-               "calibration.characterize", "middleware", "pyarrow.parquet"),
+               "calibration.characterize", "middleware", "pyarrow.parquet", "service.api.reads",
+               "service.processing.looking.viewer_process", "service.pages.objects.periods", "scipy.special", "cv2"),
 }  # fmt: skip
 USER = 10001
 

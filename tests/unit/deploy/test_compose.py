@@ -11,6 +11,7 @@ import yaml
 
 from service.settings import NOT_SETTINGS, Settings
 from tests.support.programs import TOOLS, parse_command, program_or_skip
+from tools.image_check import LATE, ROLES
 
 ROOT = Path(__file__).parents[3]
 SCHEMA = TOOLS.parent / "share" / "compose-spec.json"
@@ -25,6 +26,17 @@ def compose():
 def test_images_have_the_version_of_the_program(compose):
     ours = {s["image"] for s in compose["services"].values() if "build" in s}
     assert {image.rpartition(":")[2] for image in ours} == {version("alertprod")}
+
+
+def test_each_role_runs_in_an_image_that_has_what_it_loads(compose):
+    """Pages show pixels: `make image-check` loads in each image what its roles load late."""
+    for target, roles in ROLES.items():
+        for role in roles:
+            assert compose["services"][role]["build"]["target"] == target, role
+    chart = (ROOT / "helm/alertprod/templates/deployments.yaml").read_text(encoding="utf-8")
+    (pixels,) = re.findall(r'"pixels" \(has \$role \(list (.*?)\)\)', chart)
+    assert set(pixels.replace('"', "").split()) == set(ROLES["worker"])
+    assert {"service.processing.looking.viewer_process", "service.pages.objects.periods"} <= set(LATE["worker"])
 
 
 def test_it_is_valid(compose):
