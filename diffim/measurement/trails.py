@@ -12,7 +12,7 @@ from scipy.special import erf
 
 from exposure import Exposure
 from exposure.mask import plane_bits
-from exposure.photometry import psf_images
+from exposure.photometry import SPOILT, psf_images
 from exposure.photon_noise import MODEL, PSF_FLUX, SKY, corrected
 from exposure.stamps import gather
 from tasks.arrays import F64, Flags, nearest_pixels
@@ -118,7 +118,7 @@ def _line_fluxes(difference: Exposure, x: F64, y: F64, length: F64, angle: F64) 
     good = np.isfinite(x) & np.isfinite(y) & np.isfinite(length) & np.isfinite(angle) & (length <= LONGEST)
     rows = np.flatnonzero(good)
     points = np.maximum(np.ceil(length[rows] / STEP), 1).astype(np.int64)
-    skip = ~difference.good("EDGE")
+    skip = ~difference.good("EDGE", *SPOILT)
     chunk = np.cumsum(points) // STAMPS
     psf = difference.require_psf()
     for number in np.unique(chunk):
