@@ -20,7 +20,7 @@ from tasks.lacking import FLAG_BITS
 
 __all__ = ["FLAG_BITS", "calibrated_fluxes", "difference_fluxes", "measure_pair"]
 
-_PLANES = ("SAT", "BAD", "CR", "NO_DATA", "INJECTED", "HIGH_VARIANCE", "SAT_TEMPLATE")
+_PLANES = ("SAT", "BAD", "CR", "NO_DATA", "INJECTED", "HIGH_VARIANCE", "SAT_TEMPLATE", "INEXACT_PSF")
 
 
 def calibrated_fluxes(exposure: Exposure, x: ArrayLike, y: ArrayLike, bad: Flags | None = None) -> pd.DataFrame:

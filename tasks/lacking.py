@@ -28,6 +28,7 @@ __all__ = [
 _PLANES = ("SAT", "BAD", "CR", "NO_DATA", "INJECTED", "HIGH_VARIANCE", "SAT_TEMPLATE")
 FLAG_BITS = {
     "edge": 0, "noGoodPixels": 1, "invalidPsf": 2, **{p.lower(): 3 + k for k, p in enumerate(_PLANES)}, "neighbour": 10,
+    "inexact_psf": 11,
 }  # fmt: skip
 """Bits of the packed flags of a forced flux."""
 
@@ -42,6 +43,7 @@ FLAG_WORDS = {
     "injected": "an injected source among the 3 x 3",
     "high_variance": "a pixel of high variance among the 3 x 3",
     "sat_template": "a pixel that is saturated in the template among the 3 x 3",
+    "inexact_psf": "a pixel among the 3 x 3 whose PSF is not quite that of the template: a frame of it was left out there",
     "neighbour": "another of the positions lies within two FWHM",
 }
 """What each of them says."""

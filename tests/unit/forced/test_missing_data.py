@@ -10,6 +10,7 @@ from exposure.mask import plane_bits
 from forced import ForcedPhotCcdFromDataFrameTask
 from forced.calibrated import FLAG_BITS, measure_pair
 from tasks import make_task
+from tasks.lacking import LACKING_BITS
 
 SIZE, SIGMA, FLUX = 101, 2.0, 5000.0
 AT = np.array([50.3]), np.array([49.8])
@@ -61,6 +62,15 @@ def test_the_edge_of_the_kernel_is_no_data_on_a_difference_alone() -> None:
     assert np.isnan(t.psfFlux[0])
     assert flagged(t["flags"].to_numpy(), "edge")
     assert t.scienceFlux[0] < FLUX  # the image is measured as it is
+
+
+def test_a_flux_where_the_psf_is_inexact_says_so_and_is_kept() -> None:
+    difference = star()
+    difference.mask[50, 51] = plane_bits(["INEXACT_PSF"])
+    t = measure_pair(difference, star(), *AT)
+    assert t["flags"][0] == 1 << FLAG_BITS["inexact_psf"]
+    assert not t["flags"][0] & LACKING_BITS
+    assert t.psfFlux[0] == pytest.approx(FLUX, rel=1e-5)
 
 
 def test_a_flux_that_is_not_there_has_no_part_in_a_mean() -> None:
