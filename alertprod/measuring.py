@@ -114,7 +114,7 @@ def _measured(exposure: "Exposure", places: Places, aperture: float | None) -> "
     x, y, ra, dec = _both(exposure, places)
     psf = exposure.require_psf()
     radius = aperture or APERTURE_FWHM * float(fwhm_of(psf.moments_at(*psf.average_position()))[0])
-    fluxes = calibrated_fluxes(exposure, x, y, ~exposure.good())
+    fluxes = calibrated_fluxes(exposure, x, y)
     calib = exposure.photo_calib or PhotoCalib(1.0)
     sums = [v * calib.at(np.nan_to_num(x), np.nan_to_num(y)) for v in aperture_fluxes(exposure, x, y, radius)]
     flux, error = fluxes.flux.to_numpy(), fluxes.fluxErr.to_numpy()

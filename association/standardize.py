@@ -86,6 +86,9 @@ def _missing(dtype: np.dtype[np.generic], n: int) -> NDArray[np.generic]:
 def _trails(out: pd.DataFrame, raw: pd.DataFrame, jacobian: F64, scale: F64) -> None:
     out["trailLength"] = raw.trailLengthPixels.to_numpy() * scale
     out["trailAngle"] = bearing(jacobian, raw.trailAnglePixels.to_numpy()) % 180.0
+    if "trailLengthErrPixels" in raw:  # tables of sources that were made before have none
+        out["trailLengthErr"] = raw.trailLengthErrPixels.to_numpy() * scale
+        out["trailAngleErr"] = np.degrees(raw.trailAngleErrPixels.to_numpy())
     out["trailRa"], out["trailDec"] = out.ra, out.dec
     out["trailRaErr"], out["trailDecErr"] = out.raErr, out.decErr
     out["trailAlgorithm"] = np.int32(1)

@@ -16,7 +16,7 @@ __all__ = [
     "usual_noise",
 ]
 
-KEEP_TEMPLATE = ("NO_DATA", "BAD", "HIGH_VARIANCE", "INEXACT_PSF")
+KEEP_TEMPLATE = ("NO_DATA", "BAD", "CR", "HIGH_VARIANCE", "INEXACT_PSF")
 RENAME_TEMPLATE = {
     "SAT": "SAT_TEMPLATE", "INJECTED": "INJECTED_TEMPLATE", "FAKE": "INJECTED_TEMPLATE",
     "INJECTED_CORE": "INJECTED_CORE_TEMPLATE",
@@ -49,10 +49,13 @@ def coverage(template: Exposure, science: Exposure | None = None) -> float:
 def prepare_masks(science: Exposure, template: Exposure) -> None:
     """Clear detection planes on the image; reduce the template's planes to those that say something about pixels.
 
-    Both masks are changed in place.
+    Both masks are changed in place. Cosmic rays of the template that are interpolated over are not kept: a coadd has those of all
+    its frames in one plane, and what fills them there is the light of the other frames.
     """
     detected = plane_bits(["DETECTED", "DETECTED_NEGATIVE"])
     translate(science.mask, ~detected, {"FAKE": "INJECTED"})
+    mended = template.flagged("CR") & template.flagged("INTRP")
+    template.mask[mended] &= np.int32(~plane_bits(["CR"]))
     translate(template.mask, plane_bits([*KEEP_TEMPLATE, *RENAME_TEMPLATE.values()]), RENAME_TEMPLATE)
 
 

@@ -24,6 +24,7 @@ __all__ = [
     "CENTROID_SIDE",
     "LACKING",
     "LEAST_COVERAGE",
+    "SPOILT",
     "forced_psf_photometry",
     "position_basis",
     "psf_at_fixed_pixel",
@@ -34,6 +35,8 @@ LEAST_COVERAGE = 0.7
 """Of the PSF's light on the image that must fall on pixels with data; with less there is no flux."""
 LACKING = 0.999
 """A fit that has less of the PSF's light than this is marked as one that lacks data."""
+SPOILT = ("BAD", "CR")
+"""Planes of pixels that hold something else than the sky, or what stands in for it: no flux is measured on them."""
 CENTROID_SIDE = 15
 """Side of the stamps that flux and position are fitted on, px."""
 CHUNK = 2000  # rows of stamps held at once: 2000 x 41 x 41 float32 = 13 MB

@@ -4,6 +4,7 @@ import numpy as np
 import sep
 
 from exposure import Exposure
+from exposure.photometry import SPOILT
 from tasks.arrays import F64
 
 __all__ = ["aperture_fluxes"]
@@ -12,7 +13,7 @@ __all__ = ["aperture_fluxes"]
 def aperture_fluxes(exposure: Exposure, x: F64, y: F64, radius: float) -> tuple[F64, F64]:
     """Return sums and their standard errors, each (N,) in the unit of the image, with exact fractions of pixels at the rim.
 
-    They are NaN where the circle leaves the image or has a pixel without a value.
+    They are NaN where the circle leaves the image or has a pixel without a value, a bad one or a cosmic ray.
 
     Parameters
     ----------
@@ -31,7 +32,7 @@ def aperture_fluxes(exposure: Exposure, x: F64, y: F64, radius: float) -> tuple[
     rows = np.flatnonzero(inside)
     if not rows.size:
         return flux, error
-    bad = ~exposure.good()
+    bad = ~exposure.good(*SPOILT)
     planes = [np.where(bad, 0, p).astype(np.float32) for p in (exposure.image, exposure.variance)]
     total, sigma, _ = sep.sum_circle(planes[0], px[rows], py[rows], radius, var=planes[1], subpix=0)
     missing, _, _ = sep.sum_circle(bad.astype(np.float32), px[rows], py[rows], radius, subpix=0)

@@ -1,6 +1,6 @@
 """Instrumental forced fluxes to nJy, with aperture correction and packed flags.
 
-Pixels without data are left out: the flux is that of the whole PSF still, from the pixels that are there. Where less than
+Pixels without data, bad ones and cosmic rays are left out: the flux is that of the whole PSF still, from the pixels that are there. Where less than
 `LEAST_COVERAGE` of the PSF's light falls on those there is no flux. Where the fit lacks data anywhere, ``no_data`` is set
 (and ``edge`` where it is the edge of the image, or of what a kernel reached, that it lacks): such a flux has no part in a mean.
 """
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from exposure import Exposure, PhotoCalib
 from exposure.apcorr import PSF_FLUX
 from exposure.mask import plane_bits
-from exposure.photometry import LACKING, LEAST_COVERAGE, forced_psf_photometry
+from exposure.photometry import LACKING, LEAST_COVERAGE, SPOILT, forced_psf_photometry
 from exposure.stamps import gather
 from forced.plugins import neighbours, psf_moments
 from tasks.arrays import F64, I32, Flags
@@ -20,7 +20,7 @@ from tasks.lacking import FLAG_BITS
 
 __all__ = ["FLAG_BITS", "calibrated_fluxes", "difference_fluxes", "measure_pair"]
 
-_PLANES = ("SAT", "BAD", "CR", "NO_DATA", "INJECTED", "HIGH_VARIANCE", "SAT_TEMPLATE")
+_PLANES = ("SAT", "BAD", "CR", "NO_DATA", "INJECTED", "HIGH_VARIANCE", "SAT_TEMPLATE", "INEXACT_PSF")
 
 
 def calibrated_fluxes(exposure: Exposure, x: ArrayLike, y: ArrayLike, bad: Flags | None = None) -> pd.DataFrame:
@@ -33,7 +33,7 @@ def calibrated_fluxes(exposure: Exposure, x: ArrayLike, y: ArrayLike, bad: Flags
     x, y
         Frame positions, shape (N,); NaN allowed.
     bad
-        Pixels (height, width) to leave out; by default those without data.
+        Pixels (height, width) to leave out; by default those without data and those of `exposure.photometry.SPOILT`.
 
     Raises
     ------
@@ -42,7 +42,7 @@ def calibrated_fluxes(exposure: Exposure, x: ArrayLike, y: ArrayLike, bad: Flags
     """
     psf = exposure.require_psf()
     xs, ys = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    missing = ~exposure.good() if bad is None else bad
+    missing = ~exposure.good(*SPOILT) if bad is None else bad
     table = forced_psf_photometry(
         exposure.image,
         exposure.variance,
@@ -98,7 +98,7 @@ def _squares(mask: I32, x: F64, y: F64, origin: tuple[int, int], side: int, fill
 
 def difference_fluxes(difference: Exposure, x: ArrayLike, y: ArrayLike) -> pd.DataFrame:
     """Return `calibrated_fluxes` of a difference: where its kernels left the image (``EDGE``) it has no data either."""
-    return calibrated_fluxes(difference, x, y, ~difference.good("EDGE"))
+    return calibrated_fluxes(difference, x, y, ~difference.good("EDGE", *SPOILT))
 
 
 def measure_pair(difference: Exposure, science: Exposure, x: ArrayLike, y: ArrayLike) -> pd.DataFrame:

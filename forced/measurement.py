@@ -12,7 +12,7 @@ from exposure import Exposure
 from exposure.apcorr import PSF_FLUX, ApCorrMap
 from exposure.mask import plane_bits, usable_pixels
 from exposure.noise import sky_autocorrelation
-from exposure.photometry import forced_psf_photometry
+from exposure.photometry import LEAST_COVERAGE, forced_psf_photometry
 from exposure.photon_noise import SKY
 from exposure.psf import GridPsf, Psf
 from forced.errors import ForcedPhotometryError
@@ -36,7 +36,7 @@ class Options:
     Parameters
     ----------
     bad_planes
-        Mask planes whose pixels are left out.
+        Mask planes whose pixels are left out, as those of ``NO_DATA`` always are.
     weighting
         Of pixels in the fit, as `exposure.photometry.forced_psf_photometry` takes it.
     correlated_noise
@@ -68,7 +68,7 @@ def measure_rows(
     psf, x, y = _psf_and_positions(exposure, references)
     out = rows.copy().reset_index(drop=True)
     out["base_TransformedCentroidFromCoord_x"], out["base_TransformedCentroidFromCoord_y"] = x, y
-    bits = plane_bits(options.bad_planes)
+    missing = exposure.flagged("NO_DATA", *options.bad_planes)
     # the PSF of a difference knows it already, and that of the photons of its sources
     photons = psf.photon_noise if isinstance(psf, GridPsf) else None
     known = options.weighting == "uniform" and photons is not None and bool(photons.values[:, SKY].any())
@@ -79,10 +79,11 @@ def measure_rows(
         x,
         y,
         origin=exposure.origin,
-        bad=(exposure.mask & bits) != 0 if bits else None,
+        bad=missing if missing.any() else None,
         weighting=options.weighting,
         correlation=_correlation(exposure, log) if options.correlated_noise and not known else None,
     )
+    _void_lacking(table)
     for name in ("instFlux", "instFluxErr", "chi2", "npixels", "area", "flag", "flag_edge", "flag_noGoodPixels"):
         out[f"base_PsfFlux_{name}"] = table[name]
     out["base_InvalidPsf_flag"] = table.flag_invalidPsf
@@ -99,6 +100,14 @@ def measure_rows(
     columns["psfFlux"] = out.base_PsfFlux_instFlux.to_numpy() * columns["base_LocalPhotoCalib"]
     columns["psfFluxErr"] = out.base_PsfFlux_instFluxErr.to_numpy() * columns["base_LocalPhotoCalib"]
     return pd.concat([out, pd.DataFrame(columns)], axis=1)
+
+
+def _void_lacking(table: pd.DataFrame) -> None:
+    """Leave no flux, in place, where less than `LEAST_COVERAGE` of the PSF's light falls on pixels that are used; flag it."""
+    lost = (table.coverage < LEAST_COVERAGE).to_numpy()
+    table.loc[lost, ["instFlux", "instFluxErr"]] = np.nan
+    for name in ("flag", "flag_noGoodPixels"):
+        table[name] |= lost
 
 
 def footprint_radii(exposure: Exposure, references: pd.DataFrame, scaling: float) -> F64:

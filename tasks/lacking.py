@@ -28,20 +28,22 @@ __all__ = [
 _PLANES = ("SAT", "BAD", "CR", "NO_DATA", "INJECTED", "HIGH_VARIANCE", "SAT_TEMPLATE")
 FLAG_BITS = {
     "edge": 0, "noGoodPixels": 1, "invalidPsf": 2, **{p.lower(): 3 + k for k, p in enumerate(_PLANES)}, "neighbour": 10,
+    "inexact_psf": 11,
 }  # fmt: skip
 """Bits of the packed flags of a forced flux."""
 
 FLAG_WORDS = {
     "edge": "at the edge: more than 0.1 % of the PSF's light is off the image, or lost at pixels that are marked as its edge",
-    "noGoodPixels": "less than 70 % of the PSF's light falls on pixels with data: there is no flux",
+    "noGoodPixels": "less than 70 % of the PSF's light falls on pixels with data (no bad ones, no cosmic rays): there is no flux",
     "invalidPsf": "the PSF has no value there",
     "sat": "a saturated pixel among the 3 x 3 around the position",
     "bad": "a bad pixel among the 3 x 3",
     "cr": "a cosmic ray among the 3 x 3",
-    "no_data": "the fit lacks data: more than 0.1 % of the PSF's light falls on pixels that are not used, or one of the 3 x 3 has no data",
+    "no_data": "the fit lacks data: more than 0.1 % of the PSF's light falls on pixels that are not used (no data, bad, cosmic rays), or one of the 3 x 3 has no data",
     "injected": "an injected source among the 3 x 3",
     "high_variance": "a pixel of high variance among the 3 x 3",
     "sat_template": "a pixel that is saturated in the template among the 3 x 3",
+    "inexact_psf": "a pixel among the 3 x 3 whose PSF is not quite that of the template: a frame of it was left out there",
     "neighbour": "another of the positions lies within two FWHM",
 }
 """What each of them says."""

@@ -12,7 +12,9 @@ from tasks.arrays import F64, I32, I64, U8, Flags
 
 __all__ = ["TRAIL_COLUMNS", "Detections", "detect", "footprint_edges"]
 
-TRAIL_COLUMNS = ("x", "y", "xErr", "yErr", "x_y_Cov", "length", "angle", "flux", "fluxErr", "chi2", "nData")
+TRAIL_COLUMNS = (
+    "x", "y", "xErr", "yErr", "x_y_Cov", "length", "angle", "flux", "fluxErr", "chi2", "nData", "lengthErr", "angleErr",
+)  # fmt: skip
 """Of a line that was fitted to a footprint: frame px, rad from +x to +y, counts."""
 FAINT_RIM = 0.15  # of a peak's height: what is fainter next to it is its rim, unless it stands out of it
 
@@ -40,7 +42,7 @@ class Detections:
     n_unmerged
         Peaks of either sign before rims and lobes were merged into them.
     trail
-        What the fit of a line says of those that are trails (`TRAIL_COLUMNS`), shape (N, 11), NaN for others; None: none is.
+        What the fit of a line says of those that are trails (`TRAIL_COLUMNS`), shape (N, 13), NaN for others; None: none is.
     """
 
     x: I64

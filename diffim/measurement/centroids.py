@@ -6,23 +6,22 @@ from diffim.pixels.masked_image import MaskedImage
 from exposure import Exposure
 from exposure.photometry import CENTROID_SIDE, position_basis, psf_at_fixed_pixel
 from exposure.photon_noise import CENTROID, LEAST, PhotonNoise
-from exposure.psf import GridPsf, Psf
+from exposure.psf import GridPsf, Psf, fwhm_of
 from tasks.arrays import F64
 
 __all__ = ["fit_centroids"]
 
-MAX_MOVE = 3.0  # px from the peak
+MAX_MOVE = 5.0  # px from the peak
+SIDE_FWHM = 3.0  # of the stamps that a wide source is fitted on
 
 
-def fit_centroids(difference: Exposure, psf: Psf, px: F64, py: F64, side: int = CENTROID_SIDE) -> tuple[F64, F64, F64]:
+def fit_centroids(difference: Exposure, psf: Psf, px: F64, py: F64) -> tuple[F64, F64, F64]:
     """Fit flux and position with the PSF (linear in flux, dx, dy; iterated).
 
     Parameters
     ----------
     px, py
         Frame positions of the peaks, shape (N,), px.
-    side
-        Side of the stamps of the fit, px.
 
     Returns
     -------
@@ -36,7 +35,8 @@ def fit_centroids(difference: Exposure, psf: Psf, px: F64, py: F64, side: int = 
     info = np.zeros((n, 4))
     if n == 0:
         return x, y, info
-    side = min(side, psf.size)
+    fwhm = float(np.median(fwhm_of(psf.moments_at(px, py))))
+    side = min(max(CENTROID_SIDE, int(SIDE_FWHM * fwhm) | 1), psf.size)
     cx, cy = px.astype(np.int64), py.astype(np.int64)
     data, var = (a.astype(float) for a in MaskedImage.of(difference, "BAD", "CR").stamps(cx, cy, side))
     var[np.isinf(var)] = 0

@@ -16,7 +16,7 @@ from diffim.measurement.trails import measure_trails
 from diffim.pixels.masked_image import MaskedImage
 from exposure import Exposure
 from exposure.mask import plane_bits
-from exposure.photometry import LACKING, LEAST_COVERAGE, forced_psf_photometry, psf_images
+from exposure.photometry import LACKING, LEAST_COVERAGE, SPOILT, forced_psf_photometry, psf_images
 from exposure.photon_noise import AP_FLUX, AP_RADIUS, corrected
 from exposure.psf import Psf, fwhm_of
 from exposure.stamps import adaptive_moments, extendedness, gather
@@ -88,6 +88,7 @@ def _flag_missing(frame: pd.DataFrame, difference: Exposure, side: int) -> None:
         flag[lacks] |= ((planes & plane_bits([plane])) != 0).any(axis=(1, 2))
         frame[f"pixelFlags_{name}"] = flag
     frame["pixelFlags_edge"] |= frame.psfOnImage < LACKING
+    frame["pixelFlags_nodata"] |= (frame.psfCoverage < LACKING) & ~frame.pixelFlags_edge  # bad pixels, cosmic rays
 
 
 def _with(frame: pd.DataFrame, columns: Columns) -> pd.DataFrame:
@@ -157,7 +158,7 @@ def collapsed(frame: pd.DataFrame, fwhm: F64) -> Flags:
 def _fluxes(frame: pd.DataFrame, difference: Exposure, science: Exposure, template: Exposure) -> Columns:
     """PSF and aperture fluxes on the difference; forced PSF fluxes on science and template.
 
-    Pixels without data are left out; where they hold too much of the PSF's light there is no flux.
+    Pixels without data, bad ones and cosmic rays are left out; where they hold too much of the PSF's light there is no flux.
     """
     columns: Columns = {}
     for exposure, name, flags in (
@@ -165,7 +166,7 @@ def _fluxes(frame: pd.DataFrame, difference: Exposure, science: Exposure, templa
         (science, "science", "forced_PsfFlux"),
         (template, "template", None),
     ):
-        bad = ~exposure.good() if exposure is not difference else ~exposure.good("CR", "EDGE")
+        bad = ~exposure.good(*SPOILT, *(["EDGE"] if exposure is difference else []))
         table = forced_psf_photometry(
             exposure.image, exposure.variance, exposure.require_psf(), frame.x, frame.y, origin=exposure.origin, bad=bad
         )
@@ -193,12 +194,12 @@ def _apertures(frame: pd.DataFrame, difference: Exposure, psf_flux: F64, slope: 
     Parameters
     ----------
     psf_flux
-        Shape (N,), counts: what a source has on pixels without data is what its PSF puts there; where that is more than
+        Shape (N,), counts: what a source has on pixels that are left out (as of `_fluxes`) is what its PSF puts there; where that is more than
         1 - `LEAST_COVERAGE` of its light in the circle there is no flux.
     slope
         Shape (N,), counts^2: of the variance plane over the PSF.
     """
-    bad = ~difference.good("EDGE")
+    bad = ~difference.good("EDGE", *SPOILT)
     planes = [np.where(bad, 0, p).astype(np.float32) for p in (difference.image, difference.variance)]
     x = frame.x.to_numpy(np.float64) - difference.origin[0]
     y = frame.y.to_numpy(np.float64) - difference.origin[1]

@@ -238,9 +238,9 @@ def _fit_line(cut: _Cut, stamp: F32, start: F64, difference: Exposure, behind: B
         0.0 if noise is None else float(noise.at(p[0] + difference.origin[0], p[1] + difference.origin[1])[0, 0, MODEL])
     )
     errors = np.sqrt([position_covariance[0, 0], position_covariance[1, 1], covariance[0, 0] + by_model * flux**2])
-    return np.array(
-        [p[0], p[1], errors[0], errors[1], position_covariance[0, 1], p[2], angle, flux, errors[2], chi2, use.sum()]
-    )
+    shape_errors = np.sqrt(covariance[[3, 4], [3, 4]]) / abs(flux)
+    position = [p[0], p[1], errors[0], errors[1], position_covariance[0, 1]]
+    return np.array([*position, p[2], angle, flux, errors[2], chi2, use.sum(), *shape_errors])
 
 
 def _covariance(cut: _Cut, weights: F64, difference: Exposure, behind: Behind | None) -> F64:

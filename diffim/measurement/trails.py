@@ -12,7 +12,7 @@ from scipy.special import erf
 
 from exposure import Exposure
 from exposure.mask import plane_bits
-from exposure.photometry import psf_images
+from exposure.photometry import SPOILT, psf_images
 from exposure.photon_noise import MODEL, PSF_FLUX, SKY, corrected
 from exposure.stamps import gather
 from tasks.arrays import F64, Flags, nearest_pixels
@@ -40,7 +40,8 @@ def measure_trails(
     failed
         Sources whose moments did not converge: they have no length and ``trail_flag``.
     lines
-        Shape (N, 6), of lines that were fitted already: length (px), angle (rad), flux, its error, chi2, pixels; NaN for others.
+        Shape (N, 8), of lines that were fitted already: length (px), angle (rad), flux, its error, chi2, pixels, errors of length
+        and angle; NaN for others. The errors of length and angle of those that only moments tell of are not known.
 
     Notes
     -----
@@ -49,7 +50,7 @@ def measure_trails(
     """
     xx, yy, xy = (frame[f"i{c}PSF"].to_numpy(np.float64) for c in ("xx", "yy", "xy"))
     length, angle = _length_and_angle(shape - np.column_stack([0.5 * (xx - yy), 0.5 * (yy - xx), xy]))
-    lines = np.full((len(frame), 6), np.nan) if lines is None else lines
+    lines = np.full((len(frame), 8), np.nan) if lines is None else lines
     has_line = np.isfinite(lines[:, 0])
     failed = failed & ~has_line
     x, y = frame.x.to_numpy(np.float64), frame.y.to_numpy(np.float64)
@@ -61,9 +62,10 @@ def measure_trails(
     flux, error = (frame[f"psfInstFlux{e}"].to_numpy(np.float64) for e in ("", "Err"))
     fitted = np.where(is_line[:, None], fitted, np.column_stack([flux, error, point[:, 2:]]))
     _add_photon_noise(fitted, difference, x, y, is_line)
-    fitted[has_line, :4] = lines[has_line, 2:]
+    fitted[has_line, :4] = lines[has_line, 2:6]
     frame["trailLengthPixels"] = length = np.where(has_line, lines[:, 0], np.where(is_line, length, 0.0))
     frame["trailAnglePixels"] = angle = np.where(has_line, lines[:, 1], angle)
+    frame["trailLengthErrPixels"], frame["trailAngleErrPixels"] = lines[:, 6], lines[:, 7]
     frame["trail_flag"] = failed
     dx, dy = 0.5 * length * np.cos(angle), 0.5 * length * np.sin(angle)
     ends = [(x - dx, y - dy), (x + dx, y + dy)]
@@ -118,7 +120,7 @@ def _line_fluxes(difference: Exposure, x: F64, y: F64, length: F64, angle: F64) 
     good = np.isfinite(x) & np.isfinite(y) & np.isfinite(length) & np.isfinite(angle) & (length <= LONGEST)
     rows = np.flatnonzero(good)
     points = np.maximum(np.ceil(length[rows] / STEP), 1).astype(np.int64)
-    skip = ~difference.good("EDGE")
+    skip = ~difference.good("EDGE", *SPOILT)
     chunk = np.cumsum(points) // STAMPS
     psf = difference.require_psf()
     for number in np.unique(chunk):

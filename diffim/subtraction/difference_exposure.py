@@ -9,6 +9,7 @@ from diffim.pixels.stamp_convolution import stamps_through
 from diffim.subtraction.alard_lupton import Subtracted
 from exposure import Exposure, GridPsf, Psf
 from exposure.mask import flagged_pixels, plane_bits, spread_bits
+from exposure.photometry import SPOILT
 from exposure.threads import in_bands
 from tasks.arrays import F32, F64, I32, Box
 
@@ -24,7 +25,6 @@ __all__ = [
 
 PSF_CELLS = 12
 SPREADING = ("SAT_TEMPLATE", "SAT", "HIGH_VARIANCE")  # planes that a kernel carries along
-FILLED = ("BAD", "CR")  # of the image: by the template's light
 LEAST_WEIGHT = 0.01  # of a kernel: what a pixel with less does to another is lost in the noise
 StampsAt = Callable[[F64, F64], F32]
 
@@ -33,13 +33,13 @@ StampsAt = Callable[[F64, F64], F32]
 class Reach:
     """How far (px) the filters of an image carry a pixel of it: all of them, and the matching kernel (None: there is none).
 
-    Where data are missing all filters matter; other planes are carried by a matching kernel alone: by `kernel`, but by `pixels` what
-    is filled, and wrong by little more than noise.
+    Where data are missing all filters matter; what is bad is filled with the light of the other image, and is carried by `pixels`.
+    Other planes are carried by a matching kernel alone.
     """
 
     filters: int
+    pixels: int
     kernel: int | None = None
-    pixels: int | None = None
 
 
 def combined_mask(science: Exposure, template: Exposure, reach: Reach, template_reach: Reach) -> I32:
@@ -47,7 +47,7 @@ def combined_mask(science: Exposure, template: Exposure, reach: Reach, template_
 
     ``EDGE`` is set where the filters of an image reach beyond it.
 
-    Bad pixels and cosmic rays of the image hold the template's light by then; those of the template hold nothing.
+    Bad pixels and cosmic rays of either image hold the light of the other by then.
     """
     x0, y0, width, height = science.bbox
     offset = (y0 - template.origin[1], x0 - template.origin[0])
@@ -56,10 +56,9 @@ def combined_mask(science: Exposure, template: Exposure, reach: Reach, template_
     in_bands(lambda first, last: np.bitwise_or(own[first:last], old[first:last], out=mask[first:last]), height)
     for exposure, far, corner in ((template, template_reach, offset), (science, reach, (0, 0))):
         spread_bits(exposure.mask, plane_bits(["NO_DATA"]), far.filters, mask, corner)
-        if far.kernel is not None and far.pixels is not None:
+        spread_bits(exposure.mask, plane_bits(SPOILT), far.pixels, mask, corner)
+        if far.kernel is not None:
             spread_bits(exposure.mask, plane_bits(SPREADING), far.kernel, mask, corner)
-            filled = far.pixels if exposure is science else far.kernel
-            spread_bits(exposure.mask, plane_bits(FILLED), filled, mask, corner)
         _mark_edge(mask, corner, exposure.mask.shape, far.filters)
     return mask
 

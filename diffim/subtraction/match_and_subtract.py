@@ -37,7 +37,7 @@ from diffim.subtraction.photon_noise import Light, LightPaths, variance_per_coun
 from diffim.subtraction.zogy import ProperSubtraction, check_centred
 from exposure import Exposure
 from exposure.errors import PsfUndefined
-from exposure.photometry import forced_psf_photometry
+from exposure.photometry import SPOILT, forced_psf_photometry
 from exposure.psf import FWHM_PER_SIGMA
 from exposure.psf_width import psf_fwhm
 from exposure.stamps import gather
@@ -54,6 +54,7 @@ MANY_MORE = 1.5
 WHITE_POWER = 0.15  # deviation from white noise that is within the error of its measurement
 ALIKE = 0.1  # widths this alike let the noise decide what is convolved, where it cannot be taken off the fit
 REACH = 0.95  # of the weight of a filter: what lies beyond has the light of the other image, of which little is amiss
+WHITENED = 0.85  # of the weight of a whitening: so far from a filled pixel a source lacks light that is more than noise
 WHITE = 0.1  # correlation of neighbouring sky pixels; faint sources make up to 0.06, resampling 0.2 and more
 
 
@@ -192,7 +193,7 @@ class _Direction:
 
 def _direction(science: Exposure, template: Exposure, mode: str) -> _Direction:
     fwhm_s, fwhm_t = (psf_fwhm(e.require_psf(), e.bbox) for e in (science, template))
-    new, old = MaskedImage.of(science, "BAD", "CR"), MaskedImage.of(template, "BAD")
+    new, old = MaskedImage.of(science, *SPOILT), MaskedImage.of(template, *SPOILT)
     if mode == "convolveTemplate" or (mode == "auto" and fwhm_t <= fwhm_s * (1 + EQUAL_WIDTHS)):
         return _Direction("convolveTemplate", old, new, fwhm_t, fwhm_s)
     if mode == "auto" and fwhm_t <= fwhm_s * (1 + ALIKE) and abs(sky_correlation(new)) >= WHITE and _quieter(old, new):
@@ -257,7 +258,7 @@ def _subtraction(
         unconvolved = unconvolved.without(
             *kernel.background_factors((*unconvolved.origin, *unconvolved.image.shape[::-1]))
         )
-    bare = MaskedImage.of(template, "BAD")
+    bare = MaskedImage.of(template, *SPOILT)
     if direction.of_template:
         convolved = convolved.filled(unconvolved, 1 / ratio)
         unconvolved, scale = unconvolved.filled(bare, ratio), 1.0
@@ -300,9 +301,9 @@ def _assemble(
     x0, y0, width, height = science.bbox
     x, y = np.array([x0 + width / 2]), np.array([y0 + height / 2])
     kernel, whitening = fit.kernel.kernels_at(x, y), subtraction.whitening_at(x, y)
-    plain = Reach(reach_of(whitening[0], REACH))
+    plain = Reach(reach_of(whitening[0], REACH), reach_of(whitening[0], WHITENED))
     wide = reach_of(stamps_through(kernel, whitening)[0], REACH)
-    matched = Reach(wide, reach_of(kernel[0]), pixel_reach(kernel[0]))
+    matched = Reach(wide, pixel_reach(kernel[0]), reach_of(kernel[0]))
     of_template, total = direction.of_template, np.float32(fit.kernel.kernel_sum)
     mask = combined_mask(science, template, *((plain, matched) if of_template else (matched, plain)))
     matching: list[StampsAt] = [] if of_template else [lambda x, y: fit.kernel.kernels_at(x, y) / total]
@@ -322,8 +323,8 @@ def match_and_subtract_proper(science: Exposure, template: Exposure, sources: St
     check_centred(*psfs, science.bbox)
     stars = kernel_stars(sources, science, template, MIN_SIZE)
     ratio = _psf_flux_ratio(stars, science, template)
-    new, old = MaskedImage.of(science, "BAD", "CR"), MaskedImage.of(template, "BAD")
-    subtraction = ProperSubtraction(new.filled(old, 1 / ratio), old, *psfs, ratio, science.bbox)
+    new, old = MaskedImage.of(science, *SPOILT), MaskedImage.of(template, *SPOILT)
+    subtraction = ProperSubtraction(new.filled(old, 1 / ratio), old.filled(new, ratio), *psfs, ratio, science.bbox)
     white = [abs(sky_correlation(planes)) < WHITE for planes in (new, old)]
     if not all(white):
         known = tuple(None if w else noise_autocorrelation(p) for w, p in zip(white, (new, old), strict=True))
@@ -331,7 +332,7 @@ def match_and_subtract_proper(science: Exposure, template: Exposure, sources: St
         subtraction = replace(subtraction, excess=subtraction.measured_excess())
     subtracted = subtraction.run()
     x, y = np.array([science.bbox[0] + science.width / 2]), np.array([science.bbox[1] + science.height / 2])
-    far = [Reach(reach_of(k[0]), reach_of(k[0]), pixel_reach(k[0])) for k in subtraction.filters_at(x, y)]
+    far = [Reach(reach_of(k[0]), pixel_reach(k[0]), reach_of(k[0])) for k in subtraction.filters_at(x, y)]
     mask = combined_mask(science, template, *far)
     psf = difference_psf(psfs[0], science.bbox, subtraction.whitening_at)
     difference = difference_exposure(science, subtracted, mask, psf)

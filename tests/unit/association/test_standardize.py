@@ -32,6 +32,7 @@ def raw_table(n, image):
     ):
         out[name] = rng.uniform(0.1, 1, n)
     out["x_y_Cov"], out["trailLengthPixels"], out["trailAnglePixels"] = 0.01, 1.5, 0.3
+    out["trailLengthErrPixels"], out["trailAngleErrPixels"] = 0.25, 0.02
     for suffix in ("", "PSF"):
         out[f"ixx{suffix}"], out[f"iyy{suffix}"], out[f"ixy{suffix}"] = 3.0, 4.0, 0.5
     out["trailNdata"], out["trailChi2"] = 500, 480.0
@@ -107,6 +108,8 @@ def test_errors_moments_and_angles_are_on_the_sky(image):
     ra, dec = wcs.pixel_to_sky(*(raw[n][:1].to_numpy() + f(0.3) for n, f in (("x", np.cos), ("y", np.sin))))
     bearing = np.degrees(np.arctan2((ra - t.ra[0]) * np.cos(np.radians(t.dec[0])), dec - t.dec[0])) % 180
     assert t.trailAngle[0] == pytest.approx(bearing[0], abs=0.01)
+    assert t.trailLengthErr[0] == pytest.approx(0.25 * scale, rel=1e-3)
+    assert t.trailAngleErr[0] == pytest.approx(np.degrees(0.02), rel=1e-5)
 
 
 def test_footprint_side_is_bounded_by_box_and_reach():

@@ -153,6 +153,24 @@ def test_a_trail_of_one_peak_lies_in_its_middle_with_right_errors():
     assert t.trailLengthPixels.to_numpy() == pytest.approx(14, rel=0.03)
 
 
+def test_errors_of_length_and_angle_are_right():
+    """196 trails: widths of pulls are known to 0.05."""
+    rng, grid = np.random.default_rng(12), np.arange(40, 704, 48.0)
+    gx, gy = (v.ravel() + rng.uniform(-0.5, 0.5, 196) for v in np.meshgrid(grid, grid))
+    angle = rng.uniform(-1.5, 1.5, 196)
+    lines = [(x, y, 15.0, a, 20_000.0) for x, y, a in zip(gx, gy, angle, strict=True)]
+    image = scene(lines, 5.0, seed=3, size=710)
+    t = measure(image, image, image, detected(image)[0])
+    row = np.hypot(t.x.to_numpy() - gx[:, None], t.y.to_numpy() - gy[:, None]).argmin(1)
+    t = t.iloc[row]
+    turned = (t.trailAnglePixels.to_numpy() - angle + np.pi / 2) % np.pi - np.pi / 2
+    pulls = np.array([(t.trailLengthPixels.to_numpy() - 15) / t.trailLengthErrPixels, turned / t.trailAngleErrPixels])
+    pulls = pulls[:, np.isfinite(pulls).all(0)]
+    assert pulls.shape[1] > 186
+    assert pulls.std(axis=1) == pytest.approx(1, abs=0.1)
+    assert np.abs(pulls.mean(axis=1)) == pytest.approx(0, abs=0.3)
+
+
 def test_noise_and_the_shape_of_the_psf_give_no_point_a_length():
     """49 points of S/N 30 to 1000 with a PSF that is a tenth longer than wide."""
     rng = np.random.default_rng(2)
