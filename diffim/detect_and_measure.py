@@ -12,7 +12,7 @@ from diffim.checks.depth import depth_loss, star_residual_rms
 from diffim.checks.star_misfit import star_misfits
 from diffim.detection.glints import find_glint_trails
 from diffim.detection.peaks import Detections, detect
-from diffim.detection.significance import significance
+from diffim.detection.significance import Significance, significance
 from diffim.detection.sky_sources import sky_positions
 from diffim.detection.star_residuals import StarResiduals, star_residuals
 from diffim.detection.streaks import find_streaks
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["detect_and_measure", "no_sources"]
 
 MISFIT_SNR = 50.0  # of sources that are looked at one by one
+RAISED = 1.5  # times what the noise of the two images asks for: the threshold had to rise by much
 
 
 def detect_and_measure(
@@ -111,6 +112,9 @@ def _detected(
     )
     pipeline.put("significanceScale", s.scale)
     pipeline.put("significanceScaleMax", s.largest_scale)
+    pipeline.put("significanceScaleMean", s.mean_scale)
+    for key, value in _threshold_numbers(pipeline, s, result).items():
+        pipeline.put(key, value)
     pipeline.put("differencePsfFwhm", s.fwhm)
     score = None
     if options.doWriteScore:
@@ -130,6 +134,18 @@ def _detected(
     difference.set_plane("DETECTED", s.image > options.detectionThreshold)
     difference.set_plane("DETECTED_NEGATIVE", s.image < -options.detectionThreshold)
     return detections, score
+
+
+def _threshold_numbers(pipeline: "Differencing", s: Significance, result: "Differenced") -> dict[str, float]:
+    """Return by what the threshold had to rise, and on which share of the frame by much.
+
+    The variance plane was scaled before the score was: both raise the threshold. Where the noise was not whitened they make up
+    for noise that is correlated, and tell nothing (NaN).
+    """
+    if not (pipeline.options.doDecorrelation or result.subtractRes is None):
+        return dict.fromkeys(("thresholdExcess", "thresholdRaisedShare"), float("nan"))
+    before = float(np.sqrt(pipeline.numbers.get("scaleDiffimVarianceFactor", 1.0)))
+    return {"thresholdExcess": before * s.scale, "thresholdRaisedShare": s.raised_share(RAISED / before)}
 
 
 def _measured(
@@ -236,9 +252,7 @@ def _gate_numbers(
         numbers.get("templateUnit"),
     )
     unit = next((float(r) for r in ratios if r is not None and np.isfinite(r) and r > 0), 1.0)
-    white = pipeline.options.doDecorrelation or fit is None  # else the factor makes up for noise that is correlated
-    out = {"thresholdExcess": numbers["significanceScale"] if white else float("nan")}
-    out |= {"diffimDepthLoss": depth_loss(difference, science, template, unit, numbers["significanceScale"])}
+    out = {"diffimDepthLoss": depth_loss(difference, science, template, unit, numbers["significanceScaleMean"])}
     if fit is not None or pipeline.options.doSubtract:
         stars = Stars.of(result.selectSources)
         chosen = stars.take((stars.snr > 20) & ~stars.flagged & stars.isolated)  # where no kernel was fitted to any

@@ -91,6 +91,11 @@ LIMITS: Mapping[str, Limit] = {
     "thresholdExcess": Limit(
         "maxThresholdScale", "the threshold had to rise by a factor {value:.2f}, more than {limit:g}"
     ),
+    "thresholdRaisedShare": Limit(
+        "maxThresholdRaisedShare",
+        "on {value:.2f} of the frame the threshold had to rise by more than a factor 1.5, more than {limit:g}: the noise is "
+        "correlated there, or the sky has structure",
+    ),
     "cosmicRayFraction": Limit(
         "maxCosmicRayFraction", "{value:.3f} of the pixels are cosmic rays, more than {limit:g}"
     ),

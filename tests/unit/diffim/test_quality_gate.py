@@ -181,6 +181,21 @@ def test_structure_that_one_image_alone_has_on_its_sky_is_told(pair):
         subtract(spoilt, replace(template, variance=template.variance.copy()), sources)
 
 
+def test_a_threshold_that_rose_on_a_part_of_the_frame_is_told():
+    """Correlated noise on two fifths of it: the median of the local factors does not know of that."""
+    science, sources = scene(2.4, 4.0, 5, size=600, n=200)
+    template, _ = scene(1.9, 4.0, 6, pad=PAD, size=600, n=200)
+    grain = ndimage.gaussian_filter(np.random.default_rng(1).normal(size=science.image.shape), 2.4)
+    first = int(0.6 * science.width)
+    science.image[:, first:] += (1.5 * 4.0 * grain / grain.std())[:, first:]
+    task, _ = subtract(science, template, sources, qualityGate="warn")
+    m = dict(task.metadata)
+    assert re.search(r"on 0\.[345]\d of the frame the threshold had to rise", m["qualityProblems"])
+    assert m["thresholdRaisedShare"] == pytest.approx(0.4, abs=0.1)
+    assert m["thresholdExcess"] == pytest.approx(m["significanceScale"] * np.sqrt(m["scaleDiffimVarianceFactor"]))
+    assert m["diffimDepthLoss"] > 0.2
+
+
 @pytest.mark.parametrize("sigma", [1.5, 3.0])
 def test_the_best_depth_is_that_of_a_matched_filter(sigma):
     """Equal PSFs and noise: the plain difference is best, with variance 2 v and sigma^2 = 2 v / sum(P^2) = 8 pi sigma^2 v."""
