@@ -9,6 +9,7 @@ import pandas as pd
 
 from diffim import preparation, quality
 from diffim.checks.depth import depth_loss, star_residual_rms
+from diffim.checks.footprints import Footprints, sky_mean
 from diffim.checks.star_misfit import star_misfits
 from diffim.detection.glints import find_glint_trails
 from diffim.detection.peaks import Detections, detect
@@ -229,10 +230,10 @@ def _report_quality(
 ) -> pd.DataFrame | None:
     """Note depth, noise and residuals of this difference; returns samples over the image where they are asked for."""
     sizes = (pipeline.numbers["sciencePsfSize"], pipeline.numbers["templatePsfSize"])
-    stars = Stars.of(result.selectSources)
-    for key, value in quality.quality(difference, science, template, stars, *sizes).items():
+    stars, sky = Stars.of(result.selectSources), _sky(result, difference, sizes[0])
+    for key, value in quality.quality(difference, science, template, stars, *sizes, sky).items():
         pipeline.put(key, value)
-    for key, value in _gate_numbers(pipeline, science, template, difference, result).items():
+    for key, value in _gate_numbers(pipeline, science, template, difference, result, sky).items():
         pipeline.put(key, value)
     pipeline.judge(science)
     if not pipeline.options.doSpatialMetrics or result.diaSources is None:
@@ -241,8 +242,22 @@ def _report_quality(
     return quality.sample_metrics(difference, science, template, result.diaSources, kernel)
 
 
+def _sky(result: "Differenced", difference: Exposure, fwhm: float) -> float:
+    """Return the mean |D| of the sky: at the sky sources, where there are some."""
+    table = result.diaSources
+    if table is None:
+        return sky_mean(difference, np.zeros(0), np.zeros(0), fwhm)
+    blank = table[table.sky_source]
+    return sky_mean(difference, blank.x.to_numpy(np.float64), blank.y.to_numpy(np.float64), fwhm)
+
+
 def _gate_numbers(
-    pipeline: "Differencing", science: Exposure, template: Exposure, difference: Exposure, result: "Differenced"
+    pipeline: "Differencing",
+    science: Exposure,
+    template: Exposure,
+    difference: Exposure,
+    result: "Differenced",
+    sky: float,
 ) -> dict[str, float]:
     """Return what the quality gate looks at, beside what is known already."""
     numbers, fit = pipeline.numbers, result.subtractRes
@@ -257,13 +272,16 @@ def _gate_numbers(
         stars = Stars.of(result.selectSources)
         chosen = stars.take((stars.snr > 20) & ~stars.flagged & stars.isolated)  # where no kernel was fitted to any
         x, y = (chosen.x, chosen.y) if fit is None else (fit.x[fit.used], fit.y[fit.used])
-        mean, stdev = quality.footprint_ratio(difference, science, x, y, numbers["sciencePsfSize"])
+        discs = Footprints.of(difference, science, x, y, numbers["sciencePsfSize"])
         out["starResidualRms"] = star_residual_rms(difference, science, template, x, y, unit)
         out |= _misfits(difference, stars)
-        sky = quality.sky_ratio(difference, science, x, y, numbers["sciencePsfSize"])
-        out |= {"residualFootprintRatioMean": mean, "residualFootprintRatioStdev": stdev}
-        out |= {"residualFootprintSkyRatioMean": sky[0], "residualFootprintSkyRatioStdev": sky[1]}
+        for name, pair in (
+            ("residualFootprintRatio", discs.over_sky(sky)),
+            ("residualFootprintSkyRatio", discs.of_sky(sky)),
+            ("starLightLeft", discs.over_noise()),
+        ):
+            out |= {f"{name}Mean": pair[0], f"{name}Stdev": pair[1]}
     if fit is not None:
-        pair = (science, template) if numbers["convolved"] == "convolveTemplate" else (template, science)
-        out |= quality.plain_noise_correlation(fit.kernel, *pair)
+        images = (science, template) if numbers["convolved"] == "convolveTemplate" else (template, science)
+        out |= quality.plain_noise_correlation(fit.kernel, *images)
     return out | quality.masked_shares(difference, science, int(numbers.get("cosmic_ray_count", 0)))

@@ -73,10 +73,11 @@ LIMITS: Mapping[str, Limit] = {
     "starPositionResidual": Limit(
         "maxStarPositionResidual", "the stars of the two images lie {value:.2f} px apart, more than {limit:g}"
     ),
-    "residualFootprintRatioMean": Limit(
-        "maxFootprintRatio", "{value:.3f} of the light of the kernel stars is left, more than {limit:g}"
+    "starLightLeftMean": Limit(
+        "maxFootprintRatio",
+        "{value:.3f} of the light of the kernel stars is left beyond the noise, more than {limit:g}",
     ),
-    "residualFootprintRatioStdev": Limit(
+    "starLightLeftStdev": Limit(
         "maxFootprintRatioStdev",
         "what is left of the light of the kernel stars scatters by {value:.3f}, more than {limit:g}",
     ),

@@ -51,6 +51,8 @@ MEANINGS: dict[str, tuple[str, str]] = {
         "",
         "share of their flux that constant stars leave beyond the noise; S/N at detection counts it",
     ),
+    "starLightLeftMean": ("", "light of the kernel stars that is left in the difference beyond its noise, mean"),
+    "starLightLeftStdev": ("", "light of the kernel stars that is left in the difference beyond its noise, scatter"),
     "starMisfitLocalShare": ("", "share of the bright sources around the poorest place that do not subtract"),
     "starMisfitShare": ("", "share of the bright sources that do not subtract"),
     "starPositionResidual": ("px", "shift that constant stars leave beyond the noise; S/N at detection counts it"),

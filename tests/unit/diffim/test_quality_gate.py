@@ -11,6 +11,7 @@ from diffim import ImageDifferenceTask
 from diffim.checks.common_stars import find_common_stars, psf_error
 from diffim.checks.depth import optimal_error
 from diffim.checks.elsewhere import moved_by
+from diffim.checks.footprints import Footprints
 from diffim.checks.gate import LIMITS, problems
 from diffim.errors import BadSubtraction, WrongTemplate
 from diffim.options import OPTIONS, plain_options
@@ -179,6 +180,32 @@ def test_structure_that_one_image_alone_has_on_its_sky_is_told(pair):
     spoilt.metadata, spoilt.mask = dict(science.metadata), science.mask.copy()
     with pytest.raises(BadSubtraction, match="sky of the two images differs by structure of 0"):
         subtract(spoilt, replace(template, variance=template.variance.copy()), sources)
+
+
+@pytest.mark.parametrize("coverage", [1.0, 0.6])
+def test_noise_and_missing_pixels_are_no_light_that_is_left(coverage):
+    """Faint stars (S/N 22) subtract as far as their photons allow; of a template that covers a part the rest says nothing."""
+    science, sources = scene(2.4, 4.0, 5, n=120, flux=(40, 120))
+    template, _ = scene(1.9, 4.0, 6, pad=PAD, n=120, flux=(40, 120))
+    sources["snr"] = sources.psfFlux / np.sqrt(sources.psfFlux + 4 * np.pi * 2.4**2 * 32)
+    edge = int(PAD + 256 * coverage)
+    if coverage < 1:
+        template.mask[:, edge:] |= plane_bits(["NO_DATA"])
+        template.image[:, edge:] = np.nan
+    task, result = subtract(science, template, sources)
+    m = dict(task.metadata)
+    assert "qualityProblems" not in m
+    assert abs(m["starLightLeftMean"]) < 0.02 and m["starLightLeftStdev"] < 0.1
+    assert m["residualFootprintRatioMean"] == pytest.approx(0.14, abs=0.03)  # photon noise, wherever the template ends
+    assert m["differenceFootprintRatioMean"] == pytest.approx(0.13, abs=0.03)
+    spoilt = result.subtractedExposure
+    covered = spoilt.good()
+    spoilt.image[covered] += 0.3 * science.image[covered]
+    bright = sources[sources.snr > 20]
+    discs = Footprints.of(spoilt, science, bright.x.to_numpy(), bright.y.to_numpy(), 2.4 * FWHM)
+    # |D| of light and noise together is less than the sum of both, and |I| has noise of its own
+    assert 0.1 < discs.over_noise()[0] < 0.3
+    assert discs.light.size < (1.0 if coverage == 1 else 0.75) * len(bright) + 1
 
 
 def test_a_threshold_that_rose_on_a_part_of_the_frame_is_told():
