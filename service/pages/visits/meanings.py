@@ -13,6 +13,7 @@ MEANINGS: dict[str, tuple[str, str]] = {
     "convolved": ("", "which of the two images was convolved"),
     "cosmicRayFraction": ("", "share of the pixels with data that cosmic rays hit"),
     "diffimDepthLoss": ("mag", "depth reached against the best that noise and PSFs of the two images allow"),
+    "diffimM5": ("mag", "5-sigma depth of the difference for a point source, from its noise"),
     "directionError": ("", "by what fraction the stars of what is convolved are broader than those of the other"),
     "fringeRms": ("counts", "fringes that were taken off the sky of the science image, rms"),
     "kernelNoiseGain": ("", "what the kernel multiplies the noise by"),
