@@ -231,8 +231,13 @@ def _report_quality(
     """Note depth, noise and residuals of this difference; returns samples over the image where they are asked for."""
     sizes = (pipeline.numbers["sciencePsfSize"], pipeline.numbers["templatePsfSize"])
     stars, sky = Stars.of(result.selectSources), _sky(result, difference, sizes[0])
-    for key, value in quality.quality(difference, science, template, stars, *sizes, sky).items():
+    for key, value in quality.quality(difference, science, template, *sizes).items():
         pipeline.put(key, value)
+    bright = stars.take((stars.snr > 20) & ~stars.flagged)
+    discs = Footprints.of(difference, science, bright.x, bright.y, sizes[0])
+    for name, (mean, stdev) in {"Ratio": discs.over_sky(sky), "SkyRatio": discs.of_sky(sky)}.items():
+        pipeline.put(f"differenceFootprint{name}Mean", mean)
+        pipeline.put(f"differenceFootprint{name}Stdev", stdev)
     for key, value in _gate_numbers(pipeline, science, template, difference, result, sky).items():
         pipeline.put(key, value)
     pipeline.judge(science)

@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from diffim.checks.footprints import Footprints
 from diffim.matching.spatial_kernel import SpatialKernel
 from diffim.pixels.masked_image import MaskedImage
 from exposure import Exposure, Psf
@@ -13,7 +12,6 @@ from exposure.errors import PsfUndefined
 from exposure.mask import PLANES, count_flagged, plane_bits
 from exposure.photocalib import PhotoCalib
 from exposure.psf import fwhm_of
-from exposure.stars import Stars
 from tasks.arrays import F64
 
 __all__ = [
@@ -36,28 +34,19 @@ def quality(
     difference: Exposure,
     science: Exposure,
     template: Exposure,
-    sources: Stars,
     science_fwhm: float,
     template_fwhm: float,
-    sky: float,
 ) -> dict[str, float]:
-    """Return the numbers of one subtraction: depths, residuals of stars (over a `sky` of mean |D|, counts), noise, masks."""
+    """Return the numbers of one subtraction: depths, noise, masks."""
     x0, y0, width, height = science.bbox
     middle = (x0 + width / 2, y0 + height / 2)
     depth = limiting_magnitude(science.require_psf(), middle, science.photo_calib, science_fwhm)
     template_depth = limiting_magnitude(template.require_psf(), middle, template.photo_calib, template_fwhm)
-    bright = sources.take((sources.snr > 20) & ~sources.flagged)
-    discs = Footprints.of(difference, science, bright.x, bright.y, science_fwhm)
-    ratio, of_sky = discs.over_sky(sky), discs.of_sky(sky)
     out = {
         "scienceLimitingMagnitude": depth,
         "templateLimitingMagnitude": template_depth,
         "diffimLimitingMagnitude": combined_limit(depth, template_depth),
         "diffimM5": noise_m5(difference),
-        "differenceFootprintRatioMean": ratio[0],
-        "differenceFootprintRatioStdev": ratio[1],
-        "differenceFootprintSkyRatioMean": of_sky[0],
-        "differenceFootprintSkyRatioStdev": of_sky[1],
     }
     out |= noise_correlation(difference)
     return out | {f"maskFraction_{name}": value for name, value in mask_fractions(difference).items()}

@@ -66,6 +66,8 @@ _METRICS = (
     "residualFootprintRatioStdev",
     "psfFluxErrorFactor",
     "diffimM5",
+    "nChecksNotMade",
+    "checksNotMade",
     "qualityProblems",
     "qualityVeto",
 )

@@ -21,6 +21,7 @@ MEANINGS: dict[str, tuple[str, str]] = {
     "kernelSumError": ("", "ln of the kernel's sum over the flux ratio of the stars"),
     "maskedFraction": ("", "share of the pixels with data that are masked"),
     "maxPhi": ("", "largest factor that the whitening of the difference multiplies a frequency by"),
+    "nChecksNotMade": ("", "metrics with a limit that could not be measured: checksNotMade names them"),
     "nKernelUsed": ("", "stars that the matching kernel was fitted to"),
     "nMendedPixels": ("", "pixels whose value was made from their neighbours"),
     "nSkySteps": ("", "steps of the sky between amplifiers that were taken off the science image"),

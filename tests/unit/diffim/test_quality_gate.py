@@ -12,7 +12,7 @@ from diffim.checks.common_stars import find_common_stars, psf_error
 from diffim.checks.depth import optimal_error
 from diffim.checks.elsewhere import moved_by
 from diffim.checks.footprints import Footprints
-from diffim.checks.gate import LIMITS, problems
+from diffim.checks.gate import LIMITS, checks_not_made, problems
 from diffim.errors import BadSubtraction, WrongTemplate
 from diffim.options import OPTIONS, plain_options
 from exposure import GaussianPsf, PhotoCalib
@@ -206,6 +206,25 @@ def test_noise_and_missing_pixels_are_no_light_that_is_left(coverage):
     # |D| of light and noise together is less than the sum of both, and |I| has noise of its own
     assert 0.1 < discs.over_noise()[0] < 0.3
     assert discs.light.size < (1.0 if coverage == 1 else 0.75) * len(bright) + 1
+
+
+def test_checks_that_could_not_be_made_are_named(caplog):
+    """Four stars tell a kernel, and nothing of whether the template is of their field."""
+    science, sources = scene(2.4, 4.0, 5, n=4)
+    template, _ = scene(1.9, 4.0, 6, pad=PAD, n=4)
+    task, _ = subtract(science, template, sources)
+    m = dict(task.metadata)
+    assert {"templateStarShare", "sciencePsfError"} <= set(m["checksNotMade"].split(", "))
+    assert m["nChecksNotMade"] == len(m["checksNotMade"].split(", "))
+    assert any("was not checked: 4 bright stars" in r.getMessage() for r in caplog.records)
+    assert all(np.isnan(m[name]) for name in m["checksNotMade"].split(", "))
+
+
+@pytest.mark.parametrize("metric", LIMITS)
+def test_what_can_always_be_measured_fails_without_a_value(metric):
+    found = problems({metric: float("nan")}, plain_options({}))
+    assert found == ([] if LIMITS[metric].unmeasured else [f"{metric} could not be measured"])
+    assert checks_not_made({metric: float("nan")}, plain_options({})) == [metric]
 
 
 def test_a_threshold_that_rose_on_a_part_of_the_frame_is_told():
