@@ -174,7 +174,7 @@ def _measured(
 
         score, version = reliability(features(difference, science, template, table))
         table = pd.concat([table, pd.DataFrame({"reliability": score, "reliabilityVersion": version})], axis=1)
-        sure = score >= options.minReliability
+        sure = (score >= options.minReliability) | table.sky_source.to_numpy(bool)  # blank sky is asked for
         pipeline.put("nRemovedUnreliable", int((~sure).sum()))
         table = table[sure].reset_index(drop=True)
     trail, n_trails = np.zeros(len(table), np.bool_), 0

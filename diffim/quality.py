@@ -230,7 +230,7 @@ def _pixel_metrics(name: str, e: Exposure, x: F64, y: F64) -> dict[str, F64]:
     values, variances = np.full(x.size, np.nan), np.full(x.size, np.nan)
     for k, box in enumerate(_boxes(e, x, y)):
         image, variance = e.image[box][::2, ::2], e.variance[box][::2, ::2]
-        ok = np.isfinite(image) & np.isfinite(variance)
+        ok = np.isfinite(image) & np.isfinite(variance) & ((e.mask[box][::2, ::2] & plane_bits(["NO_DATA"])) == 0)
         if ok.any():
             values[k], variances[k] = np.median(image[ok]), np.median(variance[ok])
     fwhm = fwhm_of(e.require_psf().moments_at(x, y))
