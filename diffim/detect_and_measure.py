@@ -9,10 +9,11 @@ import pandas as pd
 
 from diffim import preparation, quality
 from diffim.checks.depth import depth_loss, star_residual_rms
+from diffim.checks.footprints import Footprints, sky_mean
 from diffim.checks.star_misfit import star_misfits
 from diffim.detection.glints import find_glint_trails
 from diffim.detection.peaks import Detections, detect
-from diffim.detection.significance import significance
+from diffim.detection.significance import Significance, significance
 from diffim.detection.sky_sources import sky_positions
 from diffim.detection.star_residuals import StarResiduals, star_residuals
 from diffim.detection.streaks import find_streaks
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["detect_and_measure", "no_sources"]
 
 MISFIT_SNR = 50.0  # of sources that are looked at one by one
+RAISED = 1.5  # times what the noise of the two images asks for: the threshold had to rise by much
 
 
 def detect_and_measure(
@@ -111,6 +113,9 @@ def _detected(
     )
     pipeline.put("significanceScale", s.scale)
     pipeline.put("significanceScaleMax", s.largest_scale)
+    pipeline.put("significanceScaleMean", s.mean_scale)
+    for key, value in _threshold_numbers(pipeline, s, result).items():
+        pipeline.put(key, value)
     pipeline.put("differencePsfFwhm", s.fwhm)
     score = None
     if options.doWriteScore:
@@ -130,6 +135,18 @@ def _detected(
     difference.set_plane("DETECTED", s.image > options.detectionThreshold)
     difference.set_plane("DETECTED_NEGATIVE", s.image < -options.detectionThreshold)
     return detections, score
+
+
+def _threshold_numbers(pipeline: "Differencing", s: Significance, result: "Differenced") -> dict[str, float]:
+    """Return by what the threshold had to rise, and on which share of the frame by much.
+
+    The variance plane was scaled before the score was: both raise the threshold. Where the noise was not whitened they make up
+    for noise that is correlated, and tell nothing (NaN).
+    """
+    if not (pipeline.options.doDecorrelation or result.subtractRes is None):
+        return dict.fromkeys(("thresholdExcess", "thresholdRaisedShare"), float("nan"))
+    before = float(np.sqrt(pipeline.numbers.get("scaleDiffimVarianceFactor", 1.0)))
+    return {"thresholdExcess": before * s.scale, "thresholdRaisedShare": s.raised_share(RAISED / before)}
 
 
 def _measured(
@@ -157,7 +174,7 @@ def _measured(
 
         score, version = reliability(features(difference, science, template, table))
         table = pd.concat([table, pd.DataFrame({"reliability": score, "reliabilityVersion": version})], axis=1)
-        sure = score >= options.minReliability
+        sure = (score >= options.minReliability) | table.sky_source.to_numpy(bool)  # blank sky is asked for
         pipeline.put("nRemovedUnreliable", int((~sure).sum()))
         table = table[sure].reset_index(drop=True)
     trail, n_trails = np.zeros(len(table), np.bool_), 0
@@ -213,10 +230,15 @@ def _report_quality(
 ) -> pd.DataFrame | None:
     """Note depth, noise and residuals of this difference; returns samples over the image where they are asked for."""
     sizes = (pipeline.numbers["sciencePsfSize"], pipeline.numbers["templatePsfSize"])
-    stars = Stars.of(result.selectSources)
-    for key, value in quality.quality(difference, science, template, stars, *sizes).items():
+    stars, sky = Stars.of(result.selectSources), _sky(result, difference, sizes[0])
+    for key, value in quality.quality(difference, science, template, *sizes).items():
         pipeline.put(key, value)
-    for key, value in _gate_numbers(pipeline, science, template, difference, result).items():
+    bright = stars.take((stars.snr > 20) & ~stars.flagged)
+    discs = Footprints.of(difference, science, bright.x, bright.y, sizes[0])
+    for name, (mean, stdev) in {"Ratio": discs.over_sky(sky), "SkyRatio": discs.of_sky(sky)}.items():
+        pipeline.put(f"differenceFootprint{name}Mean", mean)
+        pipeline.put(f"differenceFootprint{name}Stdev", stdev)
+    for key, value in _gate_numbers(pipeline, science, template, difference, result, sky).items():
         pipeline.put(key, value)
     pipeline.judge(science)
     if not pipeline.options.doSpatialMetrics or result.diaSources is None:
@@ -225,8 +247,22 @@ def _report_quality(
     return quality.sample_metrics(difference, science, template, result.diaSources, kernel)
 
 
+def _sky(result: "Differenced", difference: Exposure, fwhm: float) -> float:
+    """Return the mean |D| of the sky: at the sky sources, where there are some."""
+    table = result.diaSources
+    if table is None:
+        return sky_mean(difference, np.zeros(0), np.zeros(0), fwhm)
+    blank = table[table.sky_source]
+    return sky_mean(difference, blank.x.to_numpy(np.float64), blank.y.to_numpy(np.float64), fwhm)
+
+
 def _gate_numbers(
-    pipeline: "Differencing", science: Exposure, template: Exposure, difference: Exposure, result: "Differenced"
+    pipeline: "Differencing",
+    science: Exposure,
+    template: Exposure,
+    difference: Exposure,
+    result: "Differenced",
+    sky: float,
 ) -> dict[str, float]:
     """Return what the quality gate looks at, beside what is known already."""
     numbers, fit = pipeline.numbers, result.subtractRes
@@ -236,20 +272,21 @@ def _gate_numbers(
         numbers.get("templateUnit"),
     )
     unit = next((float(r) for r in ratios if r is not None and np.isfinite(r) and r > 0), 1.0)
-    white = pipeline.options.doDecorrelation or fit is None  # else the factor makes up for noise that is correlated
-    out = {"thresholdExcess": numbers["significanceScale"] if white else float("nan")}
-    out |= {"diffimDepthLoss": depth_loss(difference, science, template, unit, numbers["significanceScale"])}
+    out = {"diffimDepthLoss": depth_loss(difference, science, template, unit, numbers["significanceScaleMean"])}
     if fit is not None or pipeline.options.doSubtract:
         stars = Stars.of(result.selectSources)
         chosen = stars.take((stars.snr > 20) & ~stars.flagged & stars.isolated)  # where no kernel was fitted to any
         x, y = (chosen.x, chosen.y) if fit is None else (fit.x[fit.used], fit.y[fit.used])
-        mean, stdev = quality.footprint_ratio(difference, science, x, y, numbers["sciencePsfSize"])
+        discs = Footprints.of(difference, science, x, y, numbers["sciencePsfSize"])
         out["starResidualRms"] = star_residual_rms(difference, science, template, x, y, unit)
         out |= _misfits(difference, stars)
-        sky = quality.sky_ratio(difference, science, x, y, numbers["sciencePsfSize"])
-        out |= {"residualFootprintRatioMean": mean, "residualFootprintRatioStdev": stdev}
-        out |= {"residualFootprintSkyRatioMean": sky[0], "residualFootprintSkyRatioStdev": sky[1]}
+        for name, pair in (
+            ("residualFootprintRatio", discs.over_sky(sky)),
+            ("residualFootprintSkyRatio", discs.of_sky(sky)),
+            ("starLightLeft", discs.over_noise()),
+        ):
+            out |= {f"{name}Mean": pair[0], f"{name}Stdev": pair[1]}
     if fit is not None:
-        pair = (science, template) if numbers["convolved"] == "convolveTemplate" else (template, science)
-        out |= quality.plain_noise_correlation(fit.kernel, *pair)
+        images = (science, template) if numbers["convolved"] == "convolveTemplate" else (template, science)
+        out |= quality.plain_noise_correlation(fit.kernel, *images)
     return out | quality.masked_shares(difference, science, int(numbers.get("cosmic_ray_count", 0)))

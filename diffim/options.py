@@ -69,6 +69,7 @@ _GATE: dict[str, tuple[float, str]] = {
     "maxDepthLoss": (0.9, "magnitudes that the depth falls short of what the two images allow"),
     "maxSkyStructure": (0.25, "rms of structure on the sky of the difference, in units of the noise of a pixel"),
     "maxThresholdScale": (2.0, "factor that the threshold had to rise by"),
+    "maxThresholdRaisedShare": (0.25, "share of the frame where the threshold had to rise by more than a factor 1.5"),
     "maxCosmicRayFraction": (0.03, "share of the pixels that cosmic rays hit"),
     "maxStreakFraction": (0.2, "share of the pixels that are on streaks"),
     "maxMaskedFraction": (0.6, "share of the pixels with data in both images that are masked"),

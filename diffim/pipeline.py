@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from diffim import preparation
 from diffim.checks.common_stars import MOST, CommonStars
-from diffim.checks.gate import problems
+from diffim.checks.gate import checks_not_made, problems
 from diffim.checks.kernel import kernel_numbers, star_numbers
 from diffim.checks.template import Found, Search
 from diffim.detection.cosmic_rays import find_cosmic_rays
@@ -217,6 +217,12 @@ class Differencing:
         if checked.shift is not None:
             for axis, shift in zip("XY", checked.shift, strict=True):
                 self.put(f"templateMoved{axis}", shift)
+        if np.isnan(checked.common.share) and least:
+            self.log.warning(
+                "templateStarShare: whether the template is of the image's field, neither mirrored nor shifted, was not checked: "
+                "%d bright stars are too few.",
+                checked.common.n_expected,
+            )
         for key, value in star_numbers(checked.common, science, checked.template, sizes).items():
             self.put(key, value)
         return checked
@@ -240,6 +246,9 @@ class Differencing:
         """
         if self.options.qualityGate == "off":
             return
+        missing = checks_not_made(self.numbers, self.options)
+        self.put("nChecksNotMade", len(missing))
+        self.put("checksNotMade", ", ".join(missing))
         wrong = problems(self.numbers, self.options)
         if wrong and self.options.qualityGate == "error":
             self.put("qualityProblems", "; ".join(wrong))

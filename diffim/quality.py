@@ -12,13 +12,10 @@ from exposure.errors import PsfUndefined
 from exposure.mask import PLANES, count_flagged, plane_bits
 from exposure.photocalib import PhotoCalib
 from exposure.psf import fwhm_of
-from exposure.stamps import gather
-from exposure.stars import Stars
-from tasks.arrays import F64, nearest_pixels
+from tasks.arrays import F64
 
 __all__ = [
     "combined_limit",
-    "footprint_ratio",
     "limiting_magnitude",
     "mask_fractions",
     "masked_shares",
@@ -27,7 +24,6 @@ __all__ = [
     "plain_noise_correlation",
     "quality",
     "sample_metrics",
-    "sky_ratio",
 ]
 
 SAMPLES, HALF_BOX = 100, 100
@@ -38,27 +34,19 @@ def quality(
     difference: Exposure,
     science: Exposure,
     template: Exposure,
-    sources: Stars,
     science_fwhm: float,
     template_fwhm: float,
 ) -> dict[str, float]:
-    """Return the numbers of one subtraction: depths, residuals of stars, noise, masks."""
+    """Return the numbers of one subtraction: depths, noise, masks."""
     x0, y0, width, height = science.bbox
     middle = (x0 + width / 2, y0 + height / 2)
     depth = limiting_magnitude(science.require_psf(), middle, science.photo_calib, science_fwhm)
     template_depth = limiting_magnitude(template.require_psf(), middle, template.photo_calib, template_fwhm)
-    bright = sources.take((sources.snr > 20) & ~sources.flagged)
-    ratio = footprint_ratio(difference, science, bright.x, bright.y, science_fwhm)
-    sky = sky_ratio(difference, science, bright.x, bright.y, science_fwhm)
     out = {
         "scienceLimitingMagnitude": depth,
         "templateLimitingMagnitude": template_depth,
         "diffimLimitingMagnitude": combined_limit(depth, template_depth),
         "diffimM5": noise_m5(difference),
-        "differenceFootprintRatioMean": ratio[0],
-        "differenceFootprintRatioStdev": ratio[1],
-        "differenceFootprintSkyRatioMean": sky[0],
-        "differenceFootprintSkyRatioStdev": sky[1],
     }
     out |= noise_correlation(difference)
     return out | {f"maskFraction_{name}": value for name, value in mask_fractions(difference).items()}
@@ -177,46 +165,6 @@ def masked_shares(exposure: Exposure, science: Exposure, extra_rays: int) -> dic
     return counts | {"cosmicRayFraction": float(rays / max(seen, 1))} | shares
 
 
-def sky_ratio(difference: Exposure, science: Exposure, x: F64, y: F64, fwhm: float) -> tuple[float, float]:
-    """Return mean and standard deviation over stars of mean |D| of blank sky over mean |I| on their footprints.
-
-    Parameters are those of `footprint_ratio`.
-    """
-    light, sky = _footprint_means(science, x, y, fwhm), float(np.median(np.abs(difference.image[::7, ::7])))
-    ratio = sky / np.maximum(light, 1e-30)
-    return (float(ratio.mean()), float(ratio.std())) if ratio.size else (float("nan"), float("nan"))
-
-
-def _footprint_means(exposure: Exposure, x: F64, y: F64, fwhm: float) -> F64:
-    """Return the mean of |image| on the discs of radius `fwhm` px around positions (N,)."""
-    side = 2 * round(fwhm) + 1
-    g = np.arange(side) - side // 2
-    disc = np.hypot(g[:, None], g[None, :]) <= fwhm
-    ix, iy = (nearest_pixels(v) - o for v, o in zip((x, y), exposure.origin, strict=True))
-    return np.asarray(np.abs(np.nan_to_num(gather(exposure.image, ix, iy, side, 0.0)))[:, disc].mean(1), np.float64)
-
-
-def footprint_ratio(
-    difference: Exposure, science: Exposure, x: F64, y: F64, fwhm: float, sky: float | None = None
-) -> tuple[float, float]:
-    """Return mean and standard deviation over stars of (mean |D| - sky) / mean |I| on their footprints.
-
-    Parameters
-    ----------
-    x, y
-        Frame positions of the stars, shape (N,), px.
-    fwhm
-        Radius of the disc that is a star's footprint, px.
-    sky
-        Mean |D| of blank sky, counts; median |D| where it is not given.
-    """
-    d, i = (_footprint_means(e, x, y, fwhm) for e in (difference, science))
-    if sky is None:
-        sky = float(np.median(np.abs(difference.image[::7, ::7])))
-    ratio = (d - sky) / np.maximum(i, 1e-30)
-    return (float(ratio.mean()), float(ratio.std())) if ratio.size else (float("nan"), float("nan"))
-
-
 def sample_metrics(
     difference: Exposure,
     science: Exposure,
@@ -282,7 +230,7 @@ def _pixel_metrics(name: str, e: Exposure, x: F64, y: F64) -> dict[str, F64]:
     values, variances = np.full(x.size, np.nan), np.full(x.size, np.nan)
     for k, box in enumerate(_boxes(e, x, y)):
         image, variance = e.image[box][::2, ::2], e.variance[box][::2, ::2]
-        ok = np.isfinite(image) & np.isfinite(variance)
+        ok = np.isfinite(image) & np.isfinite(variance) & ((e.mask[box][::2, ::2] & plane_bits(["NO_DATA"])) == 0)
         if ok.any():
             values[k], variances[k] = np.median(image[ok]), np.median(variance[ok])
     fwhm = fwhm_of(e.require_psf().moments_at(x, y))

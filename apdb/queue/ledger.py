@@ -203,6 +203,16 @@ class Ledger:
         with self._database.session(LIMIT_S) as connection:
             connection.execute(query, values)
 
+    def note_metrics(self, claim: Claim, metrics: dict[str, Any]) -> None:
+        """Keep what was measured of a visit that will not be stored, where this attempt still holds it."""
+        with self._database.session(LIMIT_S) as connection:
+            connection.execute(
+                'INSERT INTO "VisitQuality" (visit, detector, metrics) SELECT visit, detector, %s FROM "VisitLedger" WHERE '
+                "visit = %s AND detector = %s AND attempt = %s AND state = %s "
+                "ON CONFLICT (visit, detector) DO UPDATE SET metrics = excluded.metrics",
+                (json.dumps(metrics), claim.visit, claim.detector, claim.attempt, VisitState.RUNNING),
+            )
+
     def note_times(self, claim: Claim, midpoint: float, band: str, region: list[int]) -> bool:
         """Write what the image told (midpoint, band, patch); returns whether an unfinished earlier visit overlaps."""
         with self._database.session(LIMIT_S) as connection:

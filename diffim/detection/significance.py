@@ -1,6 +1,6 @@
 """The significance of a point source at each pixel of a difference: a matched filter with the local PSF."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import cv2
@@ -35,14 +35,31 @@ class Significance:
         What S was divided by (median over the image): its scatter where that is more than 1.
     fwhm
         Median FWHM of the PSF, px.
-    largest_scale
-        The largest of the factors over the image.
+    local
+        The factors of the cells of the image, shape (N,).
+    weight
+        How much of the good pixels each cell has, shape (N,); none: as much as the others.
     """
 
     image: F32
     scale: float
     fwhm: float
-    largest_scale: float = 1.0
+    local: F64 = field(default_factory=lambda: np.ones(1))
+    weight: F64 = field(default_factory=lambda: np.ones(1))
+
+    @property
+    def largest_scale(self) -> float:
+        """The largest of the factors over the image."""
+        return float(self.local.max())
+
+    @property
+    def mean_scale(self) -> float:
+        """What the factors cost in depth: their geometric mean over the good pixels, that is the mean of the magnitudes."""
+        return float(np.exp((self.weight * np.log(self.local)).sum() / self.weight.sum()))
+
+    def raised_share(self, least: float) -> float:
+        """Return which share of the good pixels lies where the factor is more than `least`."""
+        return float(self.weight[self.local > least].sum() / self.weight.sum())
 
 
 class _Images(NamedTuple):
@@ -110,12 +127,13 @@ def significance(
     images = _Images(difference.image, difference.variance, good, model)
     in_bands(lambda low, high: _filter_tiles(images, stamps, grid, range(low, high), errors, s), grid.count, least=1)
     fwhm = float(np.median(fwhm_of(psf.moments_at(x, y))))
-    scale, largest = _divide_by_scatter(s, good, fwhm)
-    return Significance(s, scale, fwhm, largest)
+    scale, local, weight = _divide_by_scatter(s, good, fwhm)
+    return Significance(s, scale, fwhm, local, weight)
 
 
-def _divide_by_scatter(s: F32, good: Flags, fwhm: float) -> tuple[float, float]:
-    """Divide S in place by its local scatter, where that is more than 1; returns the median of the factors and the largest.
+def _divide_by_scatter(s: F32, good: Flags, fwhm: float) -> tuple[float, F64, F64]:
+    """Divide S in place by its local scatter, where that is more than 1; returns the median of the factors, those of the cells
+    (N,), and how many of the good pixels they have, (N,).
 
     Where all cells scatter as the whole image does, within the errors of their scatter, the factor is that of the image.
     """
@@ -125,9 +143,10 @@ def _divide_by_scatter(s: F32, good: Flags, fwhm: float) -> tuple[float, float]:
     scale = max(scale, 1.0)
     edges = [np.linspace(0, n, max(n * step // SCALE_CELL, 1) + 1).astype(np.int64) for n in sample.shape]
     local = np.full((edges[0].size - 1, edges[1].size - 1), scale)
+    everywhere = scale, np.full(1, scale), np.ones(1)
     if local.size == 1:
         s /= np.float32(scale)
-        return scale, scale
+        return everywhere
     block_medians(np.abs(sample), usable, edges[0], edges[1], LEAST_SAMPLE, local)
     measured = local != scale
     local[measured] *= SIGMA_PER_MAD
@@ -136,11 +155,13 @@ def _divide_by_scatter(s: F32, good: Flags, fwhm: float) -> tuple[float, float]:
     error = 1.2 / np.sqrt(np.maximum(np.outer(*independent), 1))
     if (np.abs(local - scale) <= 4 * error * scale).all():
         s /= np.float32(scale)
-        return scale, scale
+        return everywhere
     local = np.maximum(local, 1.0)
     factors = cv2.resize(local.astype(np.float32), s.shape[::-1], interpolation=cv2.INTER_LINEAR)
     np.divide(s, factors, out=s)
-    return float(np.median(local)), float(local.max())
+    rows, columns = (e[:-1] for e in edges)
+    count = np.add.reduceat(np.add.reduceat(usable, rows, axis=0, dtype=np.int64), columns, axis=1)
+    return float(np.median(local)), local.ravel(), np.maximum(count.ravel(), 1.0)
 
 
 def _gaussians(moments: F64, side: int) -> F32:

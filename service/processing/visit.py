@@ -1,6 +1,6 @@
 """Processing of one ccdVisit: image in, difference, association, alert file, one commit."""
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from association.standardize import filter_dia_sources
 from association.task import LOCK_MARGIN
 from association.times import TimeLimits, check_midpoint
 from diffim import ImageDifferenceTask, TemplateStore
+from diffim.checks.gate import LIMITS
 from exposure import Exposure, Instrument, VisitInfo
 from exposure.io.writing import write_exposure
 from exposure.task_config import task_overrides
@@ -42,38 +43,31 @@ from service.processing.prepare import prepare
 from service.processing.veto import veto_reason
 from service.product_files import difference_path
 from service.settings import Settings
-from tasks import IdGenerator, make_task
+from tasks import AlertProdError, IdGenerator, make_task
+from tasks.errors import TransientError
 
 if TYPE_CHECKING:
     from lsst.pipe.base import Struct
 
 __all__ = ["Processor"]
 
-# of the difference task's metadata: what the ledger keeps, and what a veto may look at
+# of the difference task's metadata: what the ledger keeps, and what a veto may look at; all that the gate has a limit for
 _METRICS = (
-    "kernelResidualRms",
+    *LIMITS,
     "spatialKernelSum",
     "nKernelUsed",
     "scaleDiffimVarianceFactor",
     "convolved",
     "templateCoveragePercent",
-    "starFluxResidual",
-    "starPositionResidual",
-    "starMisfitShare",
-    "starMisfitLocalShare",
     "significanceScale",
     "significanceScaleMax",
     "templateStarShare",
-    "kernelSumError",
-    "calibrationError",
-    "diffimDepthLoss",
     "residualFootprintRatioMean",
     "residualFootprintRatioStdev",
-    "cosmicRayFraction",
-    "streakFraction",
-    "maskedFraction",
-    "maxPhi",
-    "skyStructure",
+    "psfFluxErrorFactor",
+    "diffimM5",
+    "nChecksNotMade",
+    "checksNotMade",
     "qualityProblems",
     "qualityVeto",
 )
@@ -170,9 +164,20 @@ class Processor:
         crash_at("opened", self._settings.crash_point)
         name = claim.message.get("templates") or self._settings.template_set
         template, report = calibrated_pair(science, run.rules, self._templates, name, run.clock)
-        subtracted = _subtract(run, science, template, report)
+        subtracted = self._subtract(run, science, template, report)
         crash_at("differenced", self._settings.crash_point)
         return self._store(run, subtracted)
+
+    def _subtract(self, run: _Run, science: Exposure, template: Exposure, report: dict[str, float]) -> _Subtracted:
+        """Subtract; of a pair that is refused the ledger keeps what was measured (what a replaced visit stored keeps its own)."""
+        task = make_task(ImageDifferenceTask, task_overrides(ImageDifferenceTask, run.rules, science))
+        try:
+            return _subtract(run, task, science, template, report)
+        except AlertProdError:
+            if not run.replaces:
+                with suppress(TransientError):  # the refusal is what must be told
+                    self._ledger.note_metrics(run.claim, _finite(_measured(task, science, report)))
+            raise
 
     def _note(self, claim: Claim, science: Exposure) -> None:
         """Tell the ledger when and where this is; give way to an earlier visit that is not done."""
@@ -249,7 +254,7 @@ class Processor:
             self._write_products(claim, subtracted)
         counts = _counts(associated, subtracted, file.count) | ({"withdrawn": withdrawn} if withdrawn else {})
         metrics = subtracted.metrics | {"associationRadiusArcsec": float(task.config.maxDistArcSeconds)}
-        metrics = {k: v for k, v in metrics.items() if not (isinstance(v, float) and not np.isfinite(v))}
+        metrics = _finite(metrics)
         info = subtracted.science.require_visit_info()
         seconds, band = run.clock.seconds, subtracted.science.band
         outcome = Outcome(VisitState.DONE, counts, seconds, info.midpoint_mjd_tai, band, metrics)
@@ -284,9 +289,20 @@ class Processor:
             table.to_parquet(directory / f"positions_{claim.visit}_{claim.detector}_{claim.attempt}.parquet")
 
 
-def _subtract(run: _Run, science: Exposure, template: Exposure, report: dict[str, float]) -> _Subtracted:
+def _measured(task: ImageDifferenceTask, science: Exposure, report: dict[str, float]) -> dict[str, Any]:
+    """Return the numbers of calibration and subtraction, as far as it came."""
+    return {**report, **conditions_of(science), **{k: task.metadata[k] for k in _METRICS if k in task.metadata}}
+
+
+def _finite(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Return the metrics that were measured: JSON has no NaN."""
+    return {k: v for k, v in metrics.items() if not (isinstance(v, float) and not np.isfinite(v))}
+
+
+def _subtract(
+    run: _Run, task: ImageDifferenceTask, science: Exposure, template: Exposure, report: dict[str, float]
+) -> _Subtracted:
     """Subtract the template and bring the sources into the columns of the APDB."""
-    task = make_task(ImageDifferenceTask, task_overrides(ImageDifferenceTask, run.rules, science))
     with run.clock.step("difference"):
         result = task.run(science, science.sources, template, idFactory=run.ids)
     difference: Exposure = result.subtractedExposure
@@ -300,7 +316,7 @@ def _subtract(run: _Run, science: Exposure, template: Exposure, report: dict[str
         sources=split.good,
         rejected=len(split.rejected),
         trailed=len(split.trailed),
-        metrics={**report, **conditions_of(science), **{k: task.metadata[k] for k in _METRICS if k in task.metadata}},
+        metrics=_measured(task, science, report),
     )
 
 

@@ -13,6 +13,7 @@ MEANINGS: dict[str, tuple[str, str]] = {
     "convolved": ("", "which of the two images was convolved"),
     "cosmicRayFraction": ("", "share of the pixels with data that cosmic rays hit"),
     "diffimDepthLoss": ("mag", "depth reached against the best that noise and PSFs of the two images allow"),
+    "diffimM5": ("mag", "5-sigma depth of the difference for a point source, from its noise"),
     "directionError": ("", "by what fraction the stars of what is convolved are broader than those of the other"),
     "fringeRms": ("counts", "fringes that were taken off the sky of the science image, rms"),
     "kernelNoiseGain": ("", "what the kernel multiplies the noise by"),
@@ -20,6 +21,7 @@ MEANINGS: dict[str, tuple[str, str]] = {
     "kernelSumError": ("", "ln of the kernel's sum over the flux ratio of the stars"),
     "maskedFraction": ("", "share of the pixels with data that are masked"),
     "maxPhi": ("", "largest factor that the whitening of the difference multiplies a frequency by"),
+    "nChecksNotMade": ("", "metrics with a limit that could not be measured: checksNotMade names them"),
     "nKernelUsed": ("", "stars that the matching kernel was fitted to"),
     "nMendedPixels": ("", "pixels whose value was made from their neighbours"),
     "nSkySteps": ("", "steps of the sky between amplifiers that were taken off the science image"),
@@ -54,6 +56,8 @@ MEANINGS: dict[str, tuple[str, str]] = {
         "",
         "share of their flux that constant stars leave beyond the noise; S/N at detection counts it",
     ),
+    "starLightLeftMean": ("", "light of the kernel stars that is left in the difference beyond its noise, mean"),
+    "starLightLeftStdev": ("", "light of the kernel stars that is left in the difference beyond its noise, scatter"),
     "starMisfitLocalShare": ("", "share of the bright sources around the poorest place that do not subtract"),
     "starMisfitShare": ("", "share of the bright sources that do not subtract"),
     "starPositionResidual": ("px", "shift that constant stars leave beyond the noise; S/N at detection counts it"),
@@ -63,6 +67,7 @@ MEANINGS: dict[str, tuple[str, str]] = {
     "templatePsfError": ("", "by what fraction the stars are wider than the PSF of the template"),
     "templateStarShare": ("", "share of the bright stars of the image that are at their places in the template"),
     "thresholdExcess": ("", "factor by which the threshold of detection rose"),
+    "thresholdRaisedShare": ("", "share of the frame where the threshold of detection rose by more than a factor 1.5"),
     "undersampled": ("", "1 where stars are too narrow for the pixels"),
 }
 

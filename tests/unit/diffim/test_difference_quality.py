@@ -8,6 +8,7 @@ from diffim.config import ImageDifferenceConfig
 from diffim.options import plain_options
 from diffim.quality import combined_limit, limiting_magnitude, noise_correlation
 from exposure import GaussianPsf, GridPsf, PhotoCalib
+from exposure.mask import plane_bits
 from tasks import CallerError, make_task
 from tests.support.difference_scene import FWHM, ORIGIN, scene, subtract
 from tests.support.matched_pair import Fixture
@@ -71,6 +72,21 @@ def test_the_noise_before_whitening_is_known_from_the_kernel():
     assert m["nGoodPixels"] + m["nBadPixels"] == 256**2
     assert m["nUnmergedDiaSources"] >= m["nMergedDiaSources"]
     assert 0 < m["residualFootprintSkyRatioMean"] < 0.2
+
+
+def test_samples_leave_out_what_has_no_data_and_sky_sources_stay_at_any_reliability():
+    science, s = scene(2.8, 1.0, 1)
+    template, _ = scene(2.4, 1.0, 2, pad=40)
+    science.image += 50.0
+    science.variance[:, :150], science.image[:, :150] = 9.0, 0.0
+    science.mask[:, :150] |= plane_bits(["NO_DATA"])
+    options = {"doSkySources": True, "nSkySources": 10, "minReliability": 0.99, "qualityGate": "off"}
+    _, r = subtract(science, template, s, doSpatialMetrics=True, **options)
+    values = r.spatiallySampledMetrics.scienceValue.to_numpy()
+    values = values[np.isfinite(values)]
+    assert values.size > 50
+    assert values.min() > 45
+    assert r.diaSources.sky_source.sum() > 2
 
 
 def test_noise_correlation_sees_smoothing():

@@ -11,7 +11,8 @@ from diffim import ImageDifferenceTask
 from diffim.checks.common_stars import find_common_stars, psf_error
 from diffim.checks.depth import optimal_error
 from diffim.checks.elsewhere import moved_by
-from diffim.checks.gate import LIMITS, problems
+from diffim.checks.footprints import Footprints
+from diffim.checks.gate import LIMITS, checks_not_made, problems
 from diffim.errors import BadSubtraction, WrongTemplate
 from diffim.options import OPTIONS, plain_options
 from exposure import GaussianPsf, PhotoCalib
@@ -179,6 +180,66 @@ def test_structure_that_one_image_alone_has_on_its_sky_is_told(pair):
     spoilt.metadata, spoilt.mask = dict(science.metadata), science.mask.copy()
     with pytest.raises(BadSubtraction, match="sky of the two images differs by structure of 0"):
         subtract(spoilt, replace(template, variance=template.variance.copy()), sources)
+
+
+@pytest.mark.parametrize("coverage", [1.0, 0.6])
+def test_noise_and_missing_pixels_are_no_light_that_is_left(coverage):
+    """Faint stars (S/N 22) subtract as far as their photons allow; of a template that covers a part the rest says nothing."""
+    science, sources = scene(2.4, 4.0, 5, n=120, flux=(40, 120))
+    template, _ = scene(1.9, 4.0, 6, pad=PAD, n=120, flux=(40, 120))
+    sources["snr"] = sources.psfFlux / np.sqrt(sources.psfFlux + 4 * np.pi * 2.4**2 * 32)
+    edge = int(PAD + 256 * coverage)
+    if coverage < 1:
+        template.mask[:, edge:] |= plane_bits(["NO_DATA"])
+        template.image[:, edge:] = np.nan
+    task, result = subtract(science, template, sources)
+    m = dict(task.metadata)
+    assert "qualityProblems" not in m
+    assert abs(m["starLightLeftMean"]) < 0.02 and m["starLightLeftStdev"] < 0.1
+    assert m["residualFootprintRatioMean"] == pytest.approx(0.14, abs=0.03)  # photon noise, wherever the template ends
+    assert m["differenceFootprintRatioMean"] == pytest.approx(0.13, abs=0.03)
+    spoilt = result.subtractedExposure
+    covered = spoilt.good()
+    spoilt.image[covered] += 0.3 * science.image[covered]
+    bright = sources[sources.snr > 20]
+    discs = Footprints.of(spoilt, science, bright.x.to_numpy(), bright.y.to_numpy(), 2.4 * FWHM)
+    # |D| of light and noise together is less than the sum of both, and |I| has noise of its own
+    assert 0.1 < discs.over_noise()[0] < 0.3
+    assert discs.light.size < (1.0 if coverage == 1 else 0.75) * len(bright) + 1
+
+
+def test_checks_that_could_not_be_made_are_named(caplog):
+    """Four stars tell a kernel, and nothing of whether the template is of their field."""
+    science, sources = scene(2.4, 4.0, 5, n=4)
+    template, _ = scene(1.9, 4.0, 6, pad=PAD, n=4)
+    task, _ = subtract(science, template, sources)
+    m = dict(task.metadata)
+    assert {"templateStarShare", "sciencePsfError"} <= set(m["checksNotMade"].split(", "))
+    assert m["nChecksNotMade"] == len(m["checksNotMade"].split(", "))
+    assert any("was not checked: 4 bright stars" in r.getMessage() for r in caplog.records)
+    assert all(np.isnan(m[name]) for name in m["checksNotMade"].split(", "))
+
+
+@pytest.mark.parametrize("metric", LIMITS)
+def test_what_can_always_be_measured_fails_without_a_value(metric):
+    found = problems({metric: float("nan")}, plain_options({}))
+    assert found == ([] if LIMITS[metric].unmeasured else [f"{metric} could not be measured"])
+    assert checks_not_made({metric: float("nan")}, plain_options({})) == [metric]
+
+
+def test_a_threshold_that_rose_on_a_part_of_the_frame_is_told():
+    """Correlated noise on two fifths of it: the median of the local factors does not know of that."""
+    science, sources = scene(2.4, 4.0, 5, size=600, n=200)
+    template, _ = scene(1.9, 4.0, 6, pad=PAD, size=600, n=200)
+    grain = ndimage.gaussian_filter(np.random.default_rng(1).normal(size=science.image.shape), 2.4)
+    first = int(0.6 * science.width)
+    science.image[:, first:] += (1.5 * 4.0 * grain / grain.std())[:, first:]
+    task, _ = subtract(science, template, sources, qualityGate="warn")
+    m = dict(task.metadata)
+    assert re.search(r"on 0\.[345]\d of the frame the threshold had to rise", m["qualityProblems"])
+    assert m["thresholdRaisedShare"] == pytest.approx(0.4, abs=0.1)
+    assert m["thresholdExcess"] == pytest.approx(m["significanceScale"] * np.sqrt(m["scaleDiffimVarianceFactor"]))
+    assert m["diffimDepthLoss"] > 0.2
 
 
 @pytest.mark.parametrize("sigma", [1.5, 3.0])
