@@ -13,6 +13,7 @@ from fastapi.responses import Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from apdb import Database
+from apdb.errors import Busy
 from service.media import kinds
 from service.pages.shared import resources_of
 from tasks.errors import AlertProdError
@@ -30,6 +31,7 @@ _STATE = (  # of tables that grow with a survey only the ends of indices are rea
     '(SELECT max(id) FROM "CorrectionBatch"), \' \', (SELECT count(*) FROM "CorrectionBatch" WHERE "publishedAt" IS NULL))), '
     '(SELECT count(*) || \' \' || max("updatedAt")::text FROM "DeadLetter")'
 )
+MOST_VIEWERS = 1000  # of one process: each takes a connection
 _NAMES = ("visits", "alerts", "letters")
 
 
@@ -111,4 +113,6 @@ async def events(request: Request) -> Response:
         watch = request.app.state.watch = _Watch(
             resources_of(request).database, getattr(request.app.state, "is_stopping", lambda: False)
         )
+    if watch.viewers >= MOST_VIEWERS:
+        raise Busy(f"{MOST_VIEWERS} viewers follow what changes already: try again")
     return StreamingResponse(changes(watch), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})

@@ -76,16 +76,16 @@ def curve(
     shared: Pages,
     kind: Annotated[Literal["json", "fits"], Query(alias="format", description="of the answer")] = "json",
     days: Annotated[float, Query(ge=0, le=1e5, description="width of time bins; 0: none are made")] = 0.0,
-    points: Annotated[int, Query(ge=100, le=MOST, description="more than so many are binned")] = MOST_DRAWN,
+    points: Annotated[int, Query(ge=100, le=MOST_DRAWN, description="more than so many are binned")] = MOST_DRAWN,
 ) -> Response:
     """The light curve by columns (nJy, MJD TAI), weighted means in bins of time where there are too many points to draw."""
     table = points_of(shared, object_id)
     if table.empty:
         raise NotFound(f"no light curve of object {object_id}")
     total = len(table)
-    if days == 0 and total > points and kind == "json":
+    if total > points and kind == "json":  # bins of no width are no bins
         bands = max(1, table.band.nunique()) * 2
-        days = float(np.ptp(table.midpointMjdTai)) / max(1, points // bands)
+        days = max(days, float(np.ptp(table.midpointMjdTai)) / max(1, points // bands))
     if days > 0:
         table = binned(table, days)
     if kind == "fits":

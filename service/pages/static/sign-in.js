@@ -9,7 +9,7 @@ document.getElementById("sign-in").addEventListener("submit", async (event) => {
     const answer = await fetch("/v1/session", { method: "POST", headers: { Authorization: `Bearer ${form.token.value.trim()}` } });
     if (answer.ok) {
       const to = new URL(form.dataset.next, location.href); // as the browser will read it: it leaves out tabs, and reads \ as /
-      location.href = to.origin === location.origin ? to.href : "/"; // to this service alone
+      location.href = to.href.startsWith(location.origin + "/") ? to.href : "/"; // to this service alone
       return;
     }
     text = (await answer.json()).detail;

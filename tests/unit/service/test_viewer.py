@@ -6,10 +6,11 @@ import time
 import pytest
 
 from apdb.errors import Busy
-from service.pages import streams, viewer
+from service.pages import live, streams, viewer
 from service.pages.streams import _Lags
 from service.pages.viewer import KEPT_BYTES, MOST_WAITING, Viewer
 from service.settings import load_settings
+from tests.support.asking import asker
 
 
 @pytest.fixture
@@ -76,3 +77,11 @@ def test_a_broker_that_does_not_answer_keeps_one_viewer_waiting(monkeypatch):
     assert lags.of(None) == ([{"lag": 1}], "")  # what was told last, at once
     answers.set()
     again.join(20)
+
+
+def test_no_more_viewers_follow_the_changes_than_a_process_has_room_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(live, "MOST_VIEWERS", 0)
+    ask, _ = asker(tmp_path / "uploads")
+    answer = ask("GET", "/live")
+    assert (answer.status_code, answer.json()["code"]) == (503, "busy")
+    assert "retry-after" in answer.headers
