@@ -10,7 +10,7 @@ import psycopg
 
 from apdb.schema.columns import PublishedSchema
 from apdb.visit.forced_means import in_means, renew_forced_means
-from apdb.visit.renewal import newest_versions, renew
+from apdb.visit.renewal import Counting, newest_versions, renew
 from apdb.visit_rows import VisitRows
 from tasks.arrays import F64, I64
 
@@ -76,7 +76,13 @@ def renew_late(
     if behind:
         versions = newest_versions(connection, schema, behind)
         done = renew(
-            connection, schema, versions, rows.mjd_tai, has_left=False, renewed_ids=all_renewed, close=False
+            connection,
+            schema,
+            versions,
+            rows.mjd_tai,
+            renewed_ids=all_renewed,
+            close=False,
+            counting=Counting(has_left=False),
         ).objects
     came = _measured(rows, newest, last or {})
     both = [m for m in (came, gone) if m is not None]

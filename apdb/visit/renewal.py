@@ -27,7 +27,7 @@ from tasks import object_statistics as kernels
 from tasks.arrays import F64
 from tasks.object_statistics import BANDS, CELL_COLUMNS, HISTORY_DAYS
 
-__all__ = ["Renewal", "newest_versions", "renew", "write_pending"]
+__all__ = ["Counting", "Renewal", "newest_versions", "renew", "write_pending"]
 
 _STATE = ("diaObjectId", "ra", "dec", "nDiaSources", *TIMES)  # the other columns of a new version are computed
 
@@ -42,6 +42,21 @@ class Renewal:
     objects: tuple[int, ...] = ()
     closed: Mapping[int, tuple[float, float]] = field(default_factory=dict)
     pending: pd.DataFrame | None = None
+
+
+@dataclass(frozen=True)
+class Counting:
+    """Which sources of objects say what a new version holds.
+
+    ``has_left`` False: no source has left them since their newest versions (which then tell what lies in archived months without
+    notes). ``limits``: first and last time (MJD, TAI) that can be real; sources beyond are counted, and in no statistics.
+    """
+
+    has_left: bool = True
+    limits: tuple[float, float] = EVER
+
+
+ALL = Counting()
 
 
 def newest_versions(connection: psycopg.Connection[Any], schema: PublishedSchema, ids: Collection[int]) -> pd.DataFrame:
@@ -59,11 +74,10 @@ def renew(
     objects: pd.DataFrame,
     mjd_tai: float,
     *,
-    has_left: bool = True,
     renewed_ids: Collection[int] = (),
     close: bool = True,
     defer: bool = False,
-    limits: tuple[float, float] = EVER,
+    counting: Counting = ALL,
 ) -> Renewal:
     """Give objects a new version that says what their valid rows say, and close those without any valid source.
 
@@ -73,8 +87,6 @@ def renew(
         Their newest versions (`newest_versions`) as they were before rows changed.
     mjd_tai
         When the new versions begin.
-    has_left
-        False: no source has left them since these versions (which then tell what lies in archived months without notes).
     renewed_ids
         Objects whose open version this same transaction has made: it is replaced.
     close
@@ -82,13 +94,13 @@ def renew(
     defer
         Write the new versions to DiaObjectLast alone: the caller is about to store newer ones of many of the objects, and calls
         `write_pending` for the others.
-    limits
-        First and last time (MJD, TAI) that can be real: sources beyond are counted, and in no statistics.
+    counting
+        Which of their sources say what.
     """
     needed = {*SOURCE_COLUMNS, "timeWithdrawnMjdTai"}
     if objects.empty or not needed <= {c.name for c in schema.columns("DiaSource")}:
         return Renewal()
-    counted, sources = valid_sources(connection, schema, objects, has_left=has_left, limits=limits)
+    counted, sources = valid_sources(connection, schema, objects, has_left=counting.has_left, limits=counting.limits)
     gone = counted[counted.nDiaSources == 0]
     counted = counted[(counted.nDiaSources > 0) & counted.lastDiaSourceMjdTai.notna()].reset_index(drop=True)
     pending = None

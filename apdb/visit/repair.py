@@ -11,7 +11,7 @@ from apdb.operate.archive_notes import note_missing
 from apdb.schema.columns import published_schema
 from apdb.sky.htm import HTM_LEVEL
 from apdb.sky.locks import pixels_of_positions, sky_locks
-from apdb.visit.renewal import newest_versions, renew
+from apdb.visit.renewal import Counting, newest_versions, renew
 from apdb.visit.take_back import withdraw_forced_of
 from apdb.visit.unit_of_work import VisitUnitOfWork
 from apdb.visit.valid_rows import EVER
@@ -71,7 +71,11 @@ def renew_marked(
             ids, pixels = marked[begin : begin + BATCH_ROWS].T
             with sky_locks(connection, pixels_of_positions(pixels, HTM_LEVEL)), VisitUnitOfWork(connection) as work:
                 done = renew(
-                    connection, schema, newest_versions(connection, schema, ids.tolist()), mjd_tai, limits=limits
+                    connection,
+                    schema,
+                    newest_versions(connection, schema, ids.tolist()),
+                    mjd_tai,
+                    counting=Counting(limits=limits),
                 )
                 left = withdraw_forced_of(connection, schema, done.closed, mjd_tai)
                 if (chunk := work.replica_chunk(mjd_tai)) is not None:
