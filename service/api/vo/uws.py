@@ -15,8 +15,7 @@ from fastapi.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from apdb import ApdbError, Database
-from apdb.database import first_line
-from apdb.errors import BadQuery
+from apdb.errors import BadQuery, DatabaseUnavailable
 from apdb.tap_jobs import (
     ACTIVE,
     change_job,
@@ -35,7 +34,7 @@ from apdb.tap_jobs import (
 )
 from service.api.documentation.described import form_of
 from service.api.resources import Resources, Shared
-from service.api.vo.tap import QUERY, Given, asked
+from service.api.vo.tap import QUERY, Given, asked, refusal
 from service.media import ROWS, VOTABLE, XML, kinds
 
 __all__ = ["stop_jobs", "tap_jobs"]
@@ -247,7 +246,7 @@ def stop_jobs(shared: Resources) -> None:
                 future.cancel()
                 leave_job(connection, number)
                 stop_statement(connection, number)
-    except ApdbError as error:  # they are found to have been left in a while
+    except DatabaseUnavailable as error:  # they are found to have been left in a while
         _log.warning("queries that wait or run cannot be ended: %s", error)
     for number, _ in own:
         _JOBS.pop(number, None)
@@ -265,8 +264,8 @@ def _run(shared: Resources, number: str, given: dict[str, str]) -> None:
     try:
         query, kind = asked(given)
         content, media_type = _answer(shared, number, query, kind), formats.MEDIA_TYPES[kind]
-    except (psycopg.Error, ApdbError) as wrong:
-        error = first_line(wrong)
+    except (psycopg.Error, ApdbError, DatabaseUnavailable) as wrong:
+        error = refusal(wrong, STATEMENT_S)[0]
     except Exception as wrong:  # of a thread that has nobody else to tell
         _log.exception("query %s", number)
         error = f"a fault of this program: {type(wrong).__name__}"

@@ -16,7 +16,9 @@ SLOW = sql.SQL("SELECT 1::bigint AS n FROM pg_sleep(100)")
 @pytest.fixture
 def jobs(database, tmp_path, monkeypatch):
     """What runs queries that take long, what asks about them from elsewhere, and a way to enter one."""
-    monkeypatch.setattr(uws, "asked", lambda given: (Query("result", (Column("n", "long", False),), SLOW, (), 10), "csv"))
+    monkeypatch.setattr(
+        uws, "asked", lambda given: (Query("result", (Column("n", "long", False),), SLOW, (), 10), "csv")
+    )
     _, runs = asker(tmp_path / "runs", database_uri=database.uri)
     ask, _ = asker(tmp_path / "asks", database_uri=database.uri)
     shared = runs.state.resources
