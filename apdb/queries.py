@@ -107,6 +107,7 @@ def cone(
     as_of: float | None = None,
     after: int | None = None,
     limit: int = 10_000,
+    nearest: bool = False,
 ) -> Query:
     """Objects within a circle (degrees, ICRS; the edge is inside), in order of id.
 
@@ -116,6 +117,8 @@ def cone(
         MJD (TAI): the versions as they were just before this time; None gives the newest.
     after
         Only ids above this one.
+    nearest
+        Of more than `limit` the nearest, else those with the lowest ids; their order is then any.
 
     Raises
     ------
@@ -136,10 +139,11 @@ def cone(
     region = Circle(UnitVector3d(LonLat.fromDegrees(ra, dec)), Angle.fromDegrees(radius_deg * (1 + 1e-9) + 1e-9))
     low, high = pixel_ranges(region)
     distance = _DISTANCE.format(ra=sql.Literal(float(ra)), dec=sql.Literal(float(dec)))
-    tail = sql.SQL(' AND {} <= {} {} ORDER BY t."diaObjectId" LIMIT {}').format(
+    tail = sql.SQL(' AND {} <= {} {} ORDER BY {}t."diaObjectId" LIMIT {}').format(
         distance,
         sql.Literal(float(radius_deg)),
         sql.SQL("") if after is None else sql.SQL('AND t."diaObjectId" > {}').format(sql.Literal(after)),
+        sql.SQL("{}, ").format(distance) if nearest else sql.SQL(""),
         sql.Literal(check_limit(limit)),
     )
     if as_of is not None:

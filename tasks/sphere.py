@@ -5,7 +5,7 @@ from numpy.typing import ArrayLike
 
 from tasks.arrays import F64
 
-__all__ = ["chord_arcsec", "positions_around", "sky_positions", "unit_vectors", "within_turn"]
+__all__ = ["chord_arcsec", "positions_around", "separation_arcsec", "sky_positions", "unit_vectors", "within_turn"]
 
 _AROUND = 24
 
@@ -30,6 +30,12 @@ def within_turn(degrees: F64) -> F64:
 def chord_arcsec(chord: F64) -> F64:
     """Return the angles, of the shape of `chord`, in arcsec between unit vectors with differences of that length; exact for small ones."""
     return np.asarray(np.degrees(2 * np.arcsin(np.minimum(chord / 2, 1))) * 3600)
+
+
+def separation_arcsec(ra: ArrayLike, dec: ArrayLike, ra0: float, dec0: float) -> F64:
+    """Return the angles (...) in arcsec between positions (..., degrees) and one position, at the poles and at 0 h as anywhere."""
+    chord = np.linalg.norm(unit_vectors(ra, dec) - unit_vectors(ra0, dec0), axis=-1)
+    return chord_arcsec(np.asarray(chord))
 
 
 def positions_around(ra: F64, dec: F64, radius_deg: float) -> tuple[F64, F64]:

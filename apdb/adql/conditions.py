@@ -64,6 +64,10 @@ class Conditions:
             )
         return self._columns[name]
 
+    def has_column(self, name: str) -> bool:
+        """Whether the table has a column of this name."""
+        return name.lower() in self._columns
+
     def condition(self) -> sql.Composable:
         """Read a condition: predicates joined by OR, AND and NOT."""
         return self._joined("OR", lambda: self._joined("AND", self._negated))
@@ -82,6 +86,10 @@ class Conditions:
         return sql.SQL("(NOT {})").format(inner) if negative else inner
 
     def _predicate(self) -> sql.Composable:
+        if self._words.now.kind == "number" and self._words.follows("=", "CONTAINS"):
+            inside = self._number()
+            self._words.take("=", "CONTAINS")
+            return self._contains(inside)
         if self._words.take("CONTAINS"):
             return self._contains()
         if self._words.opens(_OF_CONDITIONS):
@@ -177,8 +185,8 @@ class Conditions:
         self._words.need(")")
         return point
 
-    def _contains(self) -> sql.Composable:
-        """``CONTAINS(POINT(ra, dec), CIRCLE(a, b, r)) = 1``: the distance, and the HTM pixels of the circle for the index."""
+    def _contains(self, inside: float | None = None) -> sql.Composable:
+        """``CONTAINS(POINT(ra, dec), CIRCLE(a, b, r)) = 1``, or ``1 = CONTAINS`` with `inside` read: the distance, and the HTM pixels of the circle for the index."""
         words = self._words
         words.need("(")
         ra, dec = self._point()
@@ -188,15 +196,18 @@ class Conditions:
         if words.now.kind == "string":
             words.next()
             words.need(",")
-        given = [self._number()]
+        given = self._centre()
         while words.take(","):
             given.append(self._number())
         if len(given) != 3:
             raise BadQuery("ADQL: CIRCLE takes the right ascension, the declination and the radius, in degrees")
         words.need(")")
         words.need(")")
-        words.need("=")
-        inside = self._number()
+        if inside is None:
+            words.need("=")
+            inside = self._number()
+        if inside not in (0, 1):
+            raise BadQuery(f"ADQL: CONTAINS is 1 or 0, never {inside:g}")
         a, b, radius = given
         if not (0 <= a <= 360 and -90 <= b <= 90 and 0 <= radius <= 180):
             raise BadQuery(f"ADQL: no circle on the sky: {a}, {b}, {radius} (degrees)")
@@ -206,6 +217,20 @@ class Conditions:
             return sql.SQL("(NOT {})").format(exact)
         own = ra == sql.Identifier("t", "ra") and dec == sql.Identifier("t", "dec")
         return sql.SQL("({} AND {})").format(self._in_pixels(a, b, radius), exact) if own and self._pixels else exact
+
+    def _centre(self) -> list[float]:
+        """Read the first numbers of a circle: those of a POINT, or one."""
+        if not self._words.take("POINT"):
+            return [self._number()]
+        self._words.need("(")
+        if self._words.now.kind == "string":
+            self._words.next()
+            self._words.need(",")
+        ra = self._number()
+        self._words.need(",")
+        dec = self._number()
+        self._words.need(")")
+        return [ra, dec]
 
     def _number(self) -> float:
         negative = self._words.take("-")

@@ -64,8 +64,8 @@ def adql_query(text: str, max_rows: int = 10_000) -> Query:
     columns, parts = _items(words, conditions, table)
     words.need("FROM")
     words.index = after
-    tail = _tail(words, conditions, {c.name.lower() for c in columns})
-    limit = max(1, min(max_rows, MAX_ROWS))
+    tail = _tail(words, conditions, {c.name.lower(): c.name for c in columns})
+    limit = max(0, min(max_rows, MAX_ROWS))
     rows = limit if top is None else min(top, limit)
     statement = sql.SQL("SELECT {}{} FROM {} t {} LIMIT {}").format(
         sql.SQL("DISTINCT " if distinct else ""), sql.SQL(", ").join(parts), sql.Identifier(table.relation), tail, sql.Literal(rows)
@@ -133,7 +133,7 @@ def _aggregate(words: Words, conditions: Conditions) -> tuple[Column, sql.Compos
     return Column(name.lower(), "double", True, None, column.unit), sql.SQL("{}::float8").format(part)
 
 
-def _tail(words: Words, conditions: Conditions, names: set[str]) -> sql.Composable:
+def _tail(words: Words, conditions: Conditions, names: dict[str, str]) -> sql.Composable:
     parts: list[sql.Composable] = []
     if words.take("WHERE"):
         parts.append(sql.SQL("WHERE {}").format(conditions.condition()))
@@ -148,10 +148,11 @@ def _tail(words: Words, conditions: Conditions, names: set[str]) -> sql.Composab
     return sql.SQL(" ").join(parts)
 
 
-def _ordered(words: Words, conditions: Conditions, names: set[str]) -> sql.Composable:
+def _ordered(words: Words, conditions: Conditions, names: dict[str, str]) -> sql.Composable:
     name = words.now.text.strip('"')
-    if name.lower() in names and name.lower() in (*(a.lower() for a in _AGGREGATES),):
-        part: sql.Composable = sql.Identifier(words.next().text.strip('"').lower())
+    if name.lower() in names and not conditions.has_column(name):  # what AS or an aggregate named
+        words.next()
+        part: sql.Composable = sql.Identifier(names[name.lower()].replace("%", "%%"))
     else:
         part = conditions.value()
     return sql.SQL("{}{}").format(

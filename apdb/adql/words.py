@@ -10,6 +10,7 @@ __all__ = ["Word", "Words"]
 
 MAX_TEXT = 10_000
 MAX_DEPTH = 30
+MAX_NUMBER = 100  # characters
 _WORD = re.compile(
     r"(?P<space>\s+|--[^\n]*)|(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)|(?P<string>'(?:[^']|'')*')"
     r'|(?P<quoted>"[^"]+")|(?P<name>[A-Za-z_]\w*)|(?P<sign><=|>=|<>|!=|[=<>+\-*/(),.])'
@@ -42,12 +43,15 @@ class Words:
     def __init__(self, text: str) -> None:
         if len(text) > MAX_TEXT:
             raise BadQuery(f"the query is longer than {MAX_TEXT} characters")
+        text = text.rstrip().removesuffix(";")
         self._words: list[Word] = []
         offset = 0
         while offset < len(text):
             match = _WORD.match(text, offset)
             if match is None:
                 raise BadQuery(f"{text[offset : offset + 20]!r} at character {offset + 1} begins no word of ADQL")
+            if match.lastgroup == "number" and len(match[0]) > MAX_NUMBER:
+                raise BadQuery(f"ADQL: a number of {len(match[0])} characters at character {offset + 1}")
             if match.lastgroup != "space":
                 self._words.append(Word(str(match.lastgroup), match[0], offset))
             offset = match.end()
@@ -76,6 +80,10 @@ class Words:
             return False
         self.index += len(texts)
         return True
+
+    def follows(self, *texts: str) -> bool:
+        """Whether these come behind the next word."""
+        return [w.upper for w in self._words[self.index + 1 : self.index + 1 + len(texts)]] == list(texts)
 
     def opens(self, among: Collection[str]) -> bool:
         """Whether the next word opens brackets that hold one of some words."""

@@ -49,6 +49,11 @@ def kafka_error(error: KafkaError, refusals: Refusals | None = None, what: str =
     cause = error if error.code() in _REFUSED else told
     if cause is not None:
         return BrokerRefused(f"{what}: {cause.str()}: {_REFUSED[cause.code()]}")
+    if error.code() == KafkaError._MAX_POLL_EXCEEDED:
+        return BrokerUnavailable(
+            f"{what}: an alert was worked on for longer than max.poll.interval.ms, and its partition was given to others: iterate "
+            "again to go on with it; work on it elsewhere, or raise that setting in client"
+        )
     return BrokerUnavailable(f"{what}: {error.str()}")
 
 

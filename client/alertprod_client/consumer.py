@@ -29,17 +29,19 @@ __all__ = ["AlertConsumer", "consumer_settings"]
 
 REQUEST_TIMEOUT_S = 20.0
 _WORDS = ("earliest", "latest")
+_GIVEN_AWAY = (KafkaError._STATE, KafkaError._MAX_POLL_EXCEEDED)
 
 
 def consumer_settings(brokers: str, client: Mapping[str, str] | None, refusals: Refusals) -> dict[str, object]:
     """Return the librdkafka settings that every reader of ours has."""
     return {
         "bootstrap.servers": brokers,
+        "session.timeout.ms": 45_000,  # a program that died is noticed by this
+        "max.poll.interval.ms": 86_400_000,  # one that works on an alert for long, keeps its place
         **dict(client or {}),
         "isolation.level": "read_committed",
         "enable.partition.eof": True,
         "queued.max.messages.kbytes": 131_072,
-        "session.timeout.ms": 45_000,
         "error_cb": refusals,
     }
 
@@ -153,7 +155,8 @@ class AlertConsumer:
         AlertError
             A message is no alert: its place is in the text.
         BrokerUnavailable, BrokerRefused
-            Reading failed for good, or is refused.
+            Reading failed for good, or is refused; or an alert was worked on for longer than ``max.poll.interval.ms`` (a day
+            where `client` does not say otherwise): iterating again goes on with it.
         """
         self._open()
         while True:
@@ -169,13 +172,21 @@ class AlertConsumer:
                 alert = self._read(message)
                 if alert is not None:
                     yield alert
-                self._consumer.store_offsets(message)
+                self._done(message)
             elif error.code() == KafkaError._PARTITION_EOF:
                 self._ended.add(_place(message))
                 if self._until_end and self._at_end():
                     return
             elif not error.retriable():
                 raise kafka_error(error, self._refusals, f"topics {', '.join(self._topics)}")
+
+    def _done(self, message: Message) -> None:
+        """Say that a message is done with; where the partition was given to another meanwhile, the next poll says so."""
+        try:
+            self._consumer.store_offsets(message)
+        except KafkaException as error:
+            if error.args[0].code() not in _GIVEN_AWAY:
+                raise kafka_error(error.args[0], self._refusals, f"topics {', '.join(self._topics)}") from error
 
     def lag(self) -> dict[tuple[str, int], int]:
         """Return how many messages lie behind what is committed on the broker, for each (topic, partition) held.

@@ -108,12 +108,15 @@ class KnownCorrections:
     def __init__(self) -> None:
         self._moved: dict[int | None, int | None] = {}
         self._withdrawn: set[int] = set()
+        self._images: dict[tuple[int, int], float] = {}
         self._ends: dict[tuple[str, int], int] = {}
 
     def correct(self, correction: Correction) -> None:
         """Take a correction in; the same one again changes nothing."""
         if correction.withdraws:
             self._withdrawn.add(correction.diaSourceId)
+            image = correction.visit, correction.detector
+            self._images[image] = max(correction.mjdTai, self._images.get(image, correction.mjdTai))
         elif correction.kind == CorrectionKind.REASSIGNED:
             self._moved[correction.diaSourceId] = correction.newDiaObjectId
 
@@ -128,6 +131,15 @@ class KnownCorrections:
     def is_withdrawn(self, source: int | None) -> bool:
         """Whether a source is no longer one."""
         return source in self._withdrawn
+
+    def is_replaced(self, visit: int, detector: int, processed: float | None) -> bool:
+        """Whether what was measured on an image is no longer valid: it was taken back, or processed anew, since.
+
+        `processed` is when it was measured, MJD (TAI); None: it is not known, and what was taken back is taken to be it.
+        Sources are taken back with all of their image.
+        """
+        since = self._images.get((visit, detector))
+        return since is not None and (processed is None or processed < since)
 
     def owner(self, source: int | None, alerted: int | None) -> int | None:
         """Return the object of a source now, `alerted` by its alert; None: a solar-system body."""

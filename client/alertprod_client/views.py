@@ -38,7 +38,8 @@ def light_curve(packet: Packet, known: KnownCorrections | None = None) -> TimeSe
     packet
         Decoded alert.
     known
-        Corrections: sources that are withdrawn, or belong to another object by now, are left out.
+        Corrections: sources that are withdrawn, or belong to another object by now, are left out; forced
+        photometry of images that were taken back or processed anew since, and all of it where the trigger is of a solar-system body.
 
     Returns
     -------
@@ -46,7 +47,7 @@ def light_curve(packet: Packet, known: KnownCorrections | None = None) -> TimeSe
         ``time`` (TAI), ``band``, ``flux`` and ``fluxErr`` (nJy, NaN where missing), ``kind`` (source or forced).
     """
     rows = [(row, "source") for row in _sources(packet, known)]
-    rows += [(row, "forced") for row in packet.get("prvDiaForcedSources") or []]
+    rows += [(row, "forced") for row in _forced(packet, known)]
     rows.sort(key=lambda item: float(item[0]["midpointMjdTai"]))
     return TimeSeries(
         time=Time([float(row["midpointMjdTai"]) for row, _ in rows], format="mjd", scale="tai"),
@@ -70,6 +71,21 @@ def _sources(packet: Packet, corrections: KnownCorrections | None) -> list[Packe
 
     now = owner(packet["diaSource"])
     return [row for row in rows if not corrections.is_withdrawn(int(row["diaSourceId"])) and owner(row) == now]
+
+
+def _forced(packet: Packet, corrections: KnownCorrections | None) -> list[Packet]:
+    """The forced photometry that still holds; a body that moves has none, what was measured is of the object it was taken for."""
+    rows = list(packet.get("prvDiaForcedSources") or [])
+    if corrections is None or not rows:
+        return rows
+    trigger = packet["diaSource"]
+    if corrections.owner(int(trigger["diaSourceId"]), trigger.get("diaObjectId")) is None:
+        return []
+    return [
+        row for row in rows
+        if row.get("visit") is None  # of other schemas
+        or not corrections.is_replaced(int(row["visit"]), int(row["detector"]), row.get("timeProcessedMjdTai"))
+    ]  # fmt: skip
 
 
 def _column(rows: list[tuple[Packet, str]], name: str) -> "np.ndarray[Any, np.dtype[np.float64]]":

@@ -55,6 +55,7 @@ RULES: dict[tuple[str, str], tuple[str, ...]] = {
     ("POST", "/v1/tap/async/{job}"): _READ,
     ("DELETE", "/v1/tap/async/{job}"): _READ,
     ("POST", "/v1/tap/async/{job}/phase"): _READ,
+    ("POST", "/v1/tap/async/{job}/{part}"): _READ,
     ("GET", "/v1/tap/async/{job}/{part}"): _READ,
     ("GET", "/v1/tap/async/{job}/results/result"): _READ,
     ("GET", "/v1/datalink"): _READ,

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
 
 from service.access.acts import Acts
 from service.access.keys import Keys, open_keys
@@ -33,7 +34,7 @@ from service.api.visits import visits
 from service.api.vo.footprint import footprint
 from service.api.vo.stored_images import stored_images
 from service.api.vo.tap import tap
-from service.api.vo.uws import tap_jobs
+from service.api.vo.uws import stop_jobs, tap_jobs
 from service.pages.routes import add_pages
 from service.settings import Settings
 
@@ -59,6 +60,7 @@ def create_app(settings: Settings) -> FastAPI:
         with suppress(asyncio.CancelledError):
             await sweeping
         acts.close()
+        await run_in_threadpool(stop_jobs, resources)
         resources.close()
 
     app = FastAPI(

@@ -2,7 +2,6 @@
 
 from typing import Annotated, Any, Literal
 
-import numpy as np
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import RedirectResponse, Response
 from psycopg import sql
@@ -11,7 +10,7 @@ from apdb import queries
 from service.pages.kept import Kept
 from service.pages.positions import Position, position_of
 from service.pages.render import PageRoute, page
-from service.pages.shared import Pages, reading
+from service.pages.shared import Pages, reading, with_distance
 
 __all__ = ["search_pages"]
 
@@ -119,10 +118,7 @@ def _by_id(shared: Pages, number: int) -> dict[str, list[dict[str, Any]]]:
 def _near(shared: Pages, position: Position, radius: float) -> list[dict[str, Any]]:
     """Return the objects around a place, the nearest first."""
     wanted = ["diaObjectId", "ra", "dec", "nDiaSources", "firstDiaSourceMjdTai", "lastDiaSourceMjdTai"]
-    query = queries.cone(position.ra, position.dec, radius / 3600, wanted=wanted, limit=MOST)
+    query = queries.cone(position.ra, position.dec, radius / 3600, wanted=wanted, limit=MOST, nearest=True)
     with reading(shared.database) as cursor:
         neighbours = cursor.execute(sql.Composed([query.statement]), query.parameters).fetchall()
-    for row in neighbours:
-        east = (row["ra"] - position.ra + 180) % 360 - 180
-        row["away"] = float(3600 * np.hypot(east * np.cos(np.radians(position.dec)), row["dec"] - position.dec))
-    return sorted(neighbours, key=lambda row: row["away"])
+    return with_distance(neighbours, position.ra, position.dec)

@@ -10,6 +10,7 @@ from psycopg.rows import dict_row
 
 from apdb import Database
 from service.settings import Settings
+from tasks.sphere import separation_arcsec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from apdb.schema.columns import Column
 
-__all__ = ["Pages", "Shared", "curve_frame", "need_answer", "reading", "resources_of"]
+__all__ = ["Pages", "Shared", "curve_frame", "need_answer", "reading", "resources_of", "with_distance"]
 
 
 class Shared(Protocol):
@@ -64,6 +65,12 @@ def need_answer(database: Database) -> None:
     """
     with reading(database) as cursor:
         cursor.execute("SELECT 1")
+
+
+def with_distance(rows: list[dict[str, Any]], ra: float, dec: float) -> list[dict[str, Any]]:
+    """Return rows with their angle from a place (degrees) as ``away`` (arcsec), the nearest first."""
+    away = separation_arcsec([r["ra"] for r in rows], [r["dec"] for r in rows], ra, dec).tolist() if rows else []
+    return sorted(({**r, "away": a} for r, a in zip(rows, away, strict=True)), key=lambda r: r["away"])
 
 
 def curve_frame(

@@ -102,7 +102,7 @@ def _page(request: Request, shared: Pages, asked: Question, *, wanted: bool) -> 
     complete = position is not None or (asked.is_of_one and asked.at_x is not None)
     found = _Found(visit=asked.visit, detector=asked.detector)
     if position is not None:
-        found.near = _near(shared, *position, None if asked.is_of_one else asked.visit)
+        found.near, found.cut = _near(shared, *position, None if asked.is_of_one else asked.visit)
         complete = asked.is_of_one or bool(found.near)
         if asked.visit is not None and not complete:
             found.refused = f"visit {asked.visit} never came: nobody sent a message for it"
@@ -117,7 +117,7 @@ def _page(request: Request, shared: Pages, asked: Question, *, wanted: bool) -> 
         ra, dec = answer["place"]["ra"], answer["place"]["dec"]
     return page(
         request, "why.html", visit=found.visit, detector=found.detector, ra=ra, dec=dec, radius=asked.radius, answer=answer,
-        covering=found.covering(), sure=found.where is not None, near=found.near, said=found.said, titles=_TITLES,
+        covering=found.covering(), sure=found.where is not None, near=found.near, cut=found.cut, most=MOST, said=found.said, titles=_TITLES,
         place=asked.place, reason=None if answer is None else _reason(answer["steps"]), asked=asked, refused=found.refused,
         waits=complete and answer is None and not found.refused and not found.said, making=wanted, answer_address=_address(asked),
     )  # fmt: skip
@@ -130,6 +130,7 @@ class _Found:
     visit: int | None
     detector: int | None
     near: list[dict[str, Any]] = field(default_factory=list)
+    cut: bool = False  # whether there are more than those
     where: dict[str, Any] | None = None
     answer: dict[str, Any] | None = None
     said: str = ""
@@ -168,7 +169,7 @@ def _follow(request: Request, shared: Pages, asked: Question, found: _Found) -> 
         question = {"what": "place", "place": place, "radius": asked.radius}
         found.answer = viewer.soon(ledger, found.visit, found.detector, question)
     if found.answer is not None and position is None:  # the place of a click
-        found.near = _near(shared, found.answer["place"]["ra"], found.answer["place"]["dec"], None)
+        found.near, found.cut = _near(shared, found.answer["place"]["ra"], found.answer["place"]["dec"], None)
         known = _ask_where(viewer, ledger, found.answer["place"], found)
     if not known:
         found.answer = None
@@ -208,20 +209,24 @@ def _address(asked: Question) -> str:
     return f"/why/answer?{urlencode({k: v for k, v in values.items() if v is not None})}"
 
 
-def _near(shared: Pages, ra: float, dec: float, visit: int | None) -> list[dict[str, Any]]:
-    """Return the ccdVisits whose coarse outline holds a place, and all of a visit that is asked for; the newest first."""
+def _near(shared: Pages, ra: float, dec: float, visit: int | None) -> tuple[list[dict[str, Any]], bool]:
+    """Return the newest ccdVisits whose coarse outline holds a place, and all of a visit that is asked for; the newest first.
+
+    And whether there are more than `MOST` around the place: older ones, that are not asked.
+    """
     from apdb.sky.htm import htm_ids
 
     pixels = [int(htm_ids([ra], [dec], level)[0]) for level in LEVELS]
     with reading(shared.database) as cursor:
-        around = cursor.execute(_COVERING, (pixels, MOST)).fetchall()
+        around = cursor.execute(_COVERING, (pixels, MOST + 1)).fetchall()
+        around, cut = around[:MOST], len(around) > MOST
         if visit is None:
-            return around
+            return around, cut
         of_visit = cursor.execute(_OF_VISIT, (visit, MOST_DETECTORS)).fetchall()
     if not of_visit:
-        return []
+        return [], cut
     both = {(v["visit"], v["detector"]): v for v in [*around, *of_visit]}
-    return sorted(both.values(), key=lambda v: (-(v["mjd"] or 0.0), -v["visit"], v["detector"]))
+    return sorted(both.values(), key=lambda v: (-(v["mjd"] or 0.0), -v["visit"], v["detector"])), cut
 
 
 def _reason(steps: list[dict[str, Any]]) -> dict[str, Any]:

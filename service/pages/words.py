@@ -1,15 +1,16 @@
 """How numbers, times and states are written on pages."""
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 __all__ = ["FILTERS", "STATE_WORDS", "age", "mjd_utc", "night_date"]
 
 NONE = "–"
 MJD_UNIX, DAY_S = 40587.0, 86400.0
-TAI_UTC_S = 37.0  # since 2017; earlier times are off by the leap seconds since, which no page shows
 STATE_WORDS = {
     "queued": "queued", "running": "running", "done": "done", "no_work": "no work", "failed": "failed",
     "withdrawn": "withdrawn", "waiting": "waiting for its image", "cancelled": "cancelled", "absent": "never came",
@@ -58,7 +59,24 @@ def mjd_utc(value: float | None, form: str = "%Y-%m-%d %H:%M:%S") -> str:
     """Return MJD (TAI) as UTC."""
     if value is None or not 0 < value < 200_000:
         return NONE
-    return datetime.fromtimestamp((value - MJD_UNIX) * DAY_S - TAI_UTC_S, UTC).strftime(form)
+    return datetime.fromtimestamp((value - MJD_UNIX) * DAY_S - _tai_utc(value), UTC).strftime(form)
+
+
+@cache
+def _leap_seconds() -> tuple[list[float], list[float]]:
+    """Return from which MJD (TAI) on TAI - UTC has which value (s), since 1972, as ERFA brings them with it."""
+    from erfa import leap_seconds  # type: ignore[import-untyped]
+
+    table = [row for row in leap_seconds.get() if row["year"] >= 1972]
+    seconds = [float(row["tai_utc"]) for row in table]
+    days = [(datetime(row["year"], row["month"], 1, tzinfo=UTC).timestamp()) / DAY_S + MJD_UNIX for row in table]
+    return [day + s / DAY_S for day, s in zip(days, seconds, strict=True)], seconds
+
+
+def _tai_utc(mjd: float) -> float:
+    """Return TAI - UTC (s) at a MJD (TAI); before 1972 that of 1972."""
+    since, seconds = _leap_seconds()
+    return seconds[max(bisect_right(since, mjd) - 1, 0)]
 
 
 def night_date(night: int | None) -> str:

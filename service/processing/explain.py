@@ -30,7 +30,7 @@ from service.processing.images import Clock, calibrated_pair, open_science
 from service.processing.instruments import checked_instrument
 from service.settings import Settings
 from tasks import AlertProdError, make_task
-from tasks.sphere import chord_arcsec, unit_vectors
+from tasks.sphere import separation_arcsec
 
 __all__ = ["MadeAgain", "Step", "explain"]
 
@@ -113,13 +113,6 @@ def _visit_text(row: dict[str, Any]) -> str:
     return str(row["state"])
 
 
-def _separation(ra: Any, dec: Any, ra0: float, dec0: float) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Return angles in arcsec (chord form, exact at small ones)."""
-    there = unit_vectors(np.asarray(ra, np.float64), np.asarray(dec, np.float64))
-    here = unit_vectors(np.array([ra0]), np.array([dec0]))
-    return chord_arcsec(np.linalg.norm(there - here, axis=1))
-
-
 def _stored_sources(
     connection: psycopg.Connection[Any], visit: int, detector: int, ra: float, dec: float, radius: float
 ) -> list[dict[str, Any]]:
@@ -131,7 +124,7 @@ def _stored_sources(
         ).fetchall()
     if not rows:
         return []
-    away = _separation([r["ra"] for r in rows], [r["dec"] for r in rows], ra, dec)
+    away = separation_arcsec([r["ra"] for r in rows], [r["dec"] for r in rows], ra, dec)
     near = [{**row, "separation": round(float(d), 3)} for row, d in zip(rows, away, strict=True) if d <= radius]
     return sorted(near, key=lambda r: r["separation"])
 
@@ -206,7 +199,7 @@ def _rerun(
     difference = result.subtractedExposure
     raw = result.diaSources
     table = standardize(raw, difference, float(Time.now().tai.mjd))
-    away = _separation(table.ra, table.dec, ra, dec) if len(table) else np.zeros(0)
+    away = separation_arcsec(table.ra, table.dec, ra, dec) if len(table) else np.zeros(0)
     nearest = int(np.argmin(away)) if away.size else -1
     distance = float(away[nearest]) if nearest >= 0 else None
     threshold = float(task.config.detectionThreshold)
@@ -329,7 +322,9 @@ def _associated(connection: psycopg.Connection[Any], rules: Instrument, source: 
         position = source.ra.to_numpy(np.float64), source.dec.to_numpy(np.float64)
         objects = work.load_objects_around(*position, limit / 3600)
     away = (
-        _separation(objects.ra, objects.dec, float(source.ra[0]), float(source.dec[0])) if len(objects) else np.zeros(0)
+        separation_arcsec(objects.ra, objects.dec, float(source.ra[0]), float(source.dec[0]))
+        if len(objects)
+        else np.zeros(0)
     )
     if away.size and away.min() <= limit:
         owner, distance = int(objects.diaObjectId.iloc[int(np.argmin(away))]), float(away.min())

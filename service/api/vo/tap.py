@@ -9,7 +9,9 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
 from apdb import ApdbError
-from apdb.errors import BadQuery
+from apdb.database import first_line
+from apdb.errors import BadQuery, DatabaseUnavailable
+from service.api.answers import STREAM_TIMEOUT_S
 from service.api.documentation.described import PROBLEM_KIND, form_of, parameters_of
 from service.api.resources import Shared
 from service.media import ROWS, VOTABLE, XML, kinds
@@ -17,7 +19,7 @@ from service.media import ROWS, VOTABLE, XML, kinds
 if TYPE_CHECKING:
     from apdb.queries import Query
 
-__all__ = ["QUERY", "Given", "asked", "tap"]
+__all__ = ["QUERY", "Given", "asked", "refusal", "tap"]
 
 tap = APIRouter(prefix="/v1/tap", tags=["reads"])
 DEFAULT_ROWS = 10_000
@@ -26,7 +28,7 @@ _NAMES = (
     'xmlns:vr="http://www.ivoa.net/xml/VOResource/v1.0" xmlns:vs="http://www.ivoa.net/xml/VODataService/v1.1" '
     'xmlns:tr="http://www.ivoa.net/xml/TAPRegExt/v1.0"'
 )
-_FORMATS = {"votable": "votable", "application/x-votable+xml": "votable", "csv": "csv", "text/csv": "csv", "parquet": "parquet",
+_FORMATS = {"votable": "votable", "application/x-votable+xml": "votable", "text/xml": "votable", "csv": "csv", "text/csv": "csv", "parquet": "parquet",
             "application/vnd.apache.parquet": "parquet", "json": "json", "application/json": "json"}  # fmt: skip
 
 
@@ -58,8 +60,6 @@ def sync(shared: Shared, given: Given) -> Response:
 
     try:
         query, kind = asked(given)
-        if int(given.get("MAXREC", "1")) == 0:
-            return Response(formats.empty_votable(query), media_type=formats.MEDIA_TYPES["votable"])
         return shared.answers.give(query, kind)
     except (
         psycopg.DataError,
@@ -67,8 +67,18 @@ def sync(shared: Shared, given: Given) -> Response:
     ) as error:  # a text compared with a number, a column that is in no group
         text = str(error).splitlines()[0]
         return Response(formats.error_votable(text), 400, media_type=formats.MEDIA_TYPES["votable"])
-    except ApdbError as error:
-        return Response(formats.error_votable(str(error)), 400, media_type=formats.MEDIA_TYPES["votable"])
+    except (ApdbError, DatabaseUnavailable) as error:
+        text, status = refusal(error, STREAM_TIMEOUT_S)
+        return Response(formats.error_votable(text), status, media_type=formats.MEDIA_TYPES["votable"])
+
+
+def refusal(error: Exception, limit_s: int) -> tuple[str, int]:
+    """Return why a query got no answer, without where the database is, and the status that says so."""
+    if isinstance(error, psycopg.errors.QueryCanceled) or isinstance(error.__cause__, psycopg.errors.QueryCanceled):
+        return f"the query took longer than {limit_s} s: ask for less, or ask /v1/tap/async, which has more time", 400
+    if isinstance(error, DatabaseUnavailable):
+        return "the database does not answer now: try again", 503
+    return first_line(error), 400
 
 
 def asked(given: dict[str, str]) -> tuple["Query", str]:
@@ -87,9 +97,9 @@ def asked(given: dict[str, str]) -> tuple["Query", str]:
     if kind is None:
         raise BadQuery(f"RESPONSEFORMAT is one of {', '.join(_FORMATS)}")
     rows = given.get("MAXREC", str(DEFAULT_ROWS))
-    if not rows.isdigit():
-        raise BadQuery(f"MAXREC is a number of rows, not {rows!r}")
-    return adql_query(given["QUERY"], int(rows)), kind
+    if not (rows.isascii() and rows.isdigit()):
+        raise BadQuery(f"MAXREC is a number of rows, not {rows[:20]!r}")
+    return adql_query(given["QUERY"], int(rows.lstrip("0")[:9] or 0)), kind
 
 
 @tap.get("/availability", response_class=Response, responses=kinds(XML))

@@ -3,9 +3,9 @@
 import asyncio
 import logging
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 from xml.sax.saxutils import escape, quoteattr
 
 import psycopg
@@ -15,24 +15,29 @@ from fastapi.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from apdb import ApdbError, Database
-from apdb.database import first_line
-from apdb.errors import BadQuery
+from apdb.errors import BadQuery, DatabaseUnavailable
 from apdb.tap_jobs import (
     ACTIVE,
+    change_job,
     create_job,
     delete_job,
     end_job,
+    is_executing,
     job_of,
     jobs_of,
+    keep_waiting,
+    leave_job,
     move_job,
     result_of,
+    session_name,
+    stop_statement,
 )
 from service.api.documentation.described import form_of
 from service.api.resources import Resources, Shared
-from service.api.vo.tap import QUERY, Given, asked
+from service.api.vo.tap import QUERY, Given, asked, refusal
 from service.media import ROWS, VOTABLE, XML, kinds
 
-__all__ = ["tap_jobs"]
+__all__ = ["stop_jobs", "tap_jobs"]
 
 tap_jobs = APIRouter(prefix="/v1/tap/async", tags=["reads"])
 
@@ -48,10 +53,16 @@ Part = Annotated[
     str, Path(description="which part", json_schema_extra={"enum": [*PARTS, "error", "parameters", "results"]})
 ]
 _MOVED = kinds(XML, words="What lies where the client is sent") | {303: {"description": "It was done: look there"}}
-_PHASES: dict[str, Any] = {"enum": ["PENDING", "QUEUED", "EXECUTING", "COMPLETED", "ERROR", "ABORTED"]}
+Phase = Literal["PENDING", "QUEUED", "EXECUTING", "COMPLETED", "ERROR", "ABORTED"]
+_PHASES: dict[str, Any] = {"enum": list(get_args(Phase))}
+_TIME = {"type": "string", "description": "when query and answer are deleted, UTC; a week after it was made at most"}
+_SECONDS = {"type": "string", "description": "is not changed: each query may take as long"}
+_FREE = {name: {**schema, "required": False} for name, schema in QUERY.items()}
+_CHANGED = ("destruction", "executionduration", "parameters")
 _KEPT = (*QUERY, "FORMAT", "REQUEST", "VERSION", "RUNID")  # parameters of a query
 _UWS = 'xmlns:uws="http://www.ivoa.net/xml/UWS/v1.0" xmlns:xlink="http://www.w3.org/1999/xlink" version="1.1"'
 _POOL = ThreadPoolExecutor(QUERY_THREADS, "tap")
+_JOBS: dict[str, tuple[Resources, "Future[None]"]] = {}  # that wait or run in this process
 _log = logging.getLogger("alertprod.api")
 
 
@@ -72,10 +83,23 @@ def create(request: Request, shared: Shared, given: Given) -> Response:
 
 
 @tap_jobs.get("", response_class=Response, responses=kinds(XML))
-def listed(request: Request, shared: Shared) -> Response:
-    """The queries of whoever asks."""
+def listed(
+    request: Request,
+    shared: Shared,
+    phase: Annotated[
+        list[Phase] | None, Parameter(alias="PHASE", description="only those in one of these phases")
+    ] = None,
+    after: Annotated[
+        datetime | None, Parameter(alias="AFTER", description="only those made after this time, UTC")
+    ] = None,
+    last: Annotated[
+        int | None, Parameter(alias="LAST", ge=1, le=1 << 31, description="only so many, the newest")
+    ] = None,
+) -> Response:
+    """The queries of whoever asks, the newest first."""
+    since = after.replace(tzinfo=UTC) if after is not None and after.tzinfo is None else after
     with shared.database.session() as connection:
-        rows = jobs_of(connection, _owner(request))
+        rows = jobs_of(connection, _owner(request), phase or (), since, last)
     each = "".join(
         f"<uws:jobref id={quoteattr(r['jobId'])} xlink:href={quoteattr('/v1/tap/async/' + r['jobId'])}>"
         f"<uws:phase>{r['phase']}</uws:phase><uws:creationTime>{_time(r['createdAt'])}</uws:creationTime></uws:jobref>"
@@ -118,6 +142,7 @@ def remove(job: str, request: Request, shared: Shared) -> Response:
     """Delete a query and its answer."""
     with shared.database.session() as connection:
         delete_job(connection, _owner(request), job)
+        stop_statement(connection, job)
     return RedirectResponse("/v1/tap/async", 303)
 
 
@@ -132,9 +157,40 @@ def move(job: str, request: Request, shared: Shared, given: Given) -> Response:
             _start(shared, job, row["parameters"])
     elif wanted == "ABORT":
         with shared.database.session() as connection:
-            move_job(connection, job, ("PENDING", *ACTIVE), "ABORTED")
+            if move_job(connection, job, ("PENDING", *ACTIVE), "ABORTED"):
+                stop_statement(connection, job)
     else:
         raise BadQuery("PHASE is RUN or ABORT")
+    return RedirectResponse(f"/v1/tap/async/{job}", 303)
+
+
+@tap_jobs.post(
+    "/{job}/{part}",
+    response_class=Response,
+    responses=_MOVED,
+    openapi_extra=form_of(DESTRUCTION=_TIME, EXECUTIONDURATION=_SECONDS, **_FREE),
+)
+def change(
+    job: str,
+    part: Annotated[str, Path(description="which part", json_schema_extra={"enum": list(_CHANGED)})],
+    request: Request,
+    shared: Shared,
+    given: Given,
+) -> Response:
+    """DESTRUCTION below /destruction, parameters below /parameters before it is started; the time a query may take stays as it is."""
+    row = _job(shared, _owner(request), job)
+    if part not in _CHANGED:
+        raise BadQuery(f"of a query {', '.join(_CHANGED)} can be changed, and its phase")
+    parameters = {name: given[name] for name in _KEPT if name in given} if part == "parameters" else None
+    moment = None
+    if part == "destruction":
+        try:
+            moment = datetime.fromisoformat(given.get("DESTRUCTION", ""))
+        except ValueError as error:
+            raise BadQuery("DESTRUCTION is a time as 2026-01-31T12:00:00Z") from error
+        moment = moment.replace(tzinfo=moment.tzinfo or UTC)
+    with shared.database.session() as connection:
+        change_job(connection, row["owner"], job, parameters=parameters, destroy_at=moment)
     return RedirectResponse(f"/v1/tap/async/{job}", 303)
 
 
@@ -173,35 +229,61 @@ def _start(shared: Resources, number: str, given: dict[str, str]) -> None:
     with shared.database.session() as connection:
         started = move_job(connection, number, ("PENDING",), "QUEUED")
     if started:
-        _POOL.submit(_run, shared, number, given)
+        future = _POOL.submit(_run, shared, number, given)
+        _JOBS[number] = shared, future
+        if future.done():
+            _JOBS.pop(number, None)
+
+
+def stop_jobs(shared: Resources) -> None:
+    """Give up what waits or runs for an application that is closed: nothing of it is waited for."""
+    own = [(number, future) for number, (whose, future) in list(_JOBS.items()) if whose is shared and not future.done()]
+    if not own:
+        return
+    try:
+        with shared.database.session() as connection:
+            for number, future in own:
+                future.cancel()
+                leave_job(connection, number)
+                stop_statement(connection, number)
+    except DatabaseUnavailable as error:  # they are found to have been left in a while
+        _log.warning("queries that wait or run cannot be ended: %s", error)
+    for number, _ in own:
+        _JOBS.pop(number, None)
 
 
 def _run(shared: Resources, number: str, given: dict[str, str]) -> None:
     from service.api import formats
 
     with shared.database.session() as connection:
+        keep_waiting(connection, [n for n, (whose, _) in list(_JOBS.items()) if whose is shared])
         if not move_job(connection, number, ("QUEUED",), "EXECUTING"):
+            _JOBS.pop(number, None)
             return
     content, media_type, error = None, None, None
     try:
         query, kind = asked(given)
-        content, media_type = _answer(shared, query, kind), formats.MEDIA_TYPES[kind]
-    except (psycopg.Error, ApdbError) as wrong:
-        error = first_line(wrong)
+        content, media_type = _answer(shared, number, query, kind), formats.MEDIA_TYPES[kind]
+    except (psycopg.Error, ApdbError, DatabaseUnavailable) as wrong:
+        error = refusal(wrong, STATEMENT_S)[0]
     except Exception as wrong:  # of a thread that has nobody else to tell
         _log.exception("query %s", number)
         error = f"a fault of this program: {type(wrong).__name__}"
     with shared.database.session() as connection:
         end_job(connection, number, content, media_type, error)
+    _JOBS.pop(number, None)
 
 
-def _answer(shared: Resources, query: Any, kind: str) -> bytes:
+def _answer(shared: Resources, number: str, query: Any, kind: str) -> bytes:
     from apdb.copy.decode import stream_frames
     from service.api import formats
 
     out = bytearray()
     database = Database(shared.settings.database(), STATEMENT_S, read_only=True)
     with database.session() as connection:
+        connection.execute("SELECT set_config('application_name', %s, false)", (session_name(number),))
+        if not is_executing(connection, number):  # given up before anybody could find this connection
+            return b""
         frames = stream_frames(connection, query.statement, query.columns, query.parameters)
         for piece in formats.write(kind, frames, query):
             out += piece
@@ -243,7 +325,7 @@ def _described(row: dict[str, Any]) -> str:
     return (
         f'<uws:job {_UWS} xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"><uws:jobId>{row["jobId"]}</uws:jobId>'
         f"<uws:ownerId>{escape(row['owner'])}</uws:ownerId><uws:phase>{row['phase']}</uws:phase>"
-        f"{_moment('quote', None)}<uws:creationTime>{_time(row['createdAt'])}</uws:creationTime>{_moment('startTime', row['startedAt'])}"
+        f"{_moment('quote', None)}<uws:creationTime>{_time(row['createdAt'])}</uws:creationTime>{_moment('startTime', None if row['phase'] == 'QUEUED' else row['startedAt'])}"
         f"{_moment('endTime', row['endedAt'])}<uws:executionDuration>{STATEMENT_S}</uws:executionDuration>"
         f"<uws:destruction>{_time(row['destroyAt'])}</uws:destruction>{_parameters(row)}{_results(row)}{error}</uws:job>"
     )

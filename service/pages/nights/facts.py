@@ -105,6 +105,12 @@ class Night:
         """Alerts that were made."""
         return sum(v["alerts"] or 0 for v in self.visits)
 
+    def latency(self) -> dict[str, float | None]:
+        """Return ``median`` and ``p95`` of the seconds from the shutter's closing to a ccdVisit's last alert, None before any went out."""
+        known = [v["latency"] for v in self.visits if v["latency"] is not None]
+        median, slow = np.percentile(known, [50, 95]).tolist() if known else (None, None)
+        return {"median": median, "p95": slow}
+
     def pace(self, minutes: float = 10.0) -> "Pace | None":
         """Return how fast ccdVisits were finished in the last minutes in which any were; None where none was.
 

@@ -105,6 +105,7 @@ def _made(
         most=ROWS,
         newest=NEWEST,
         pace=night.pace(),
+        latency=night.latency(),
         elsewhere={n: count for n, count in open_nights(shared.database).items() if n != chosen},
         **_focal_plane(shared, night, colour, visit),
     )

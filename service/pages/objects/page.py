@@ -13,7 +13,7 @@ from apdb.errors import NotFound
 from service.pages.objects.curve import binned, points_of
 from service.pages.objects.plot import curve_plot
 from service.pages.render import PageRoute, page
-from service.pages.shared import Pages, reading
+from service.pages.shared import Pages, reading, with_distance
 from service.pages.visits.classes import CLASS_WORDS, COLUMNS, SNR_WORDS, describe_source, longest_point
 
 if TYPE_CHECKING:
@@ -24,9 +24,11 @@ __all__ = ["object_pages"]
 object_pages = APIRouter(include_in_schema=False, route_class=PageRoute)
 
 NEAR_ARCSEC = 30.0
+NEIGHBOURS = 50
 MOST = 200_000  # points that are read for the picture
 SHOWN = 100  # detections of the table, the newest
 DRAWN = 400  # points of the picture for readers without scripts: means of more are drawn for those who ask
+MOST_CORRECTIONS = 100  # the newest
 CORRECTED = 5000  # detections whose corrections are looked for, the newest
 BANDS = "ugrizy"
 _VERSIONS = (
@@ -47,7 +49,7 @@ _WHAT = (
 _CORRECTIONS = (
     'SELECT c."diaSourceId" AS source, c."oldDiaObjectId" AS old, c."newDiaObjectId" AS new, c.visit, c.detector, c.kind, c.reason, '
     'c."mjdTai" AS mjd FROM "AlertCorrection" c WHERE c."diaSourceId" = ANY(%s) OR c."newDiaObjectId" = %s OR c."oldDiaObjectId" = %s '
-    "ORDER BY c.batch DESC, c.number LIMIT 100"
+    f"ORDER BY c.batch DESC, c.number LIMIT {MOST_CORRECTIONS}"
 )
 
 
@@ -63,7 +65,7 @@ def one_object(object_id: int, request: Request, shared: Pages, drawn: bool = Fa
         forced = _count(cursor, "DiaForcedSource", object_id)
     return page(
         request, "object.html", it=row, object_id=object_id, forced=forced, drawn=drawn, most=MOST, bands=_by_band(row),
-        near_arcsec=NEAR_ARCSEC, elsewhere=_elsewhere(float(row["ra"]), float(row["dec"])), class_words=CLASS_WORDS,
+        near_arcsec=NEAR_ARCSEC, neighbours=NEIGHBOURS, most_corrections=MOST_CORRECTIONS, elsewhere=_elsewhere(float(row["ra"]), float(row["dec"])), class_words=CLASS_WORDS,
         snr_words=SNR_WORDS, rest=lambda: _rest(shared, row, object_id, forced, drawn),
     )  # fmt: skip
 
@@ -113,15 +115,12 @@ def _near(shared: Pages, object_id: int, ra: float, dec: float) -> list[dict[str
     from apdb import queries
 
     query = queries.cone(
-        ra % 360, dec, NEAR_ARCSEC / 3600, limit=200,
+        ra % 360, dec, NEAR_ARCSEC / 3600, limit=NEIGHBOURS + 1, nearest=True,
         wanted=["diaObjectId", "ra", "dec", "nDiaSources", "lastDiaSourceMjdTai"],
     )  # fmt: skip
     with reading(shared.database) as cursor:
         neighbours = cursor.execute(sql.Composed([query.statement]), query.parameters).fetchall()
-    for row in neighbours:
-        away = np.hypot((row["ra"] - ra) * np.cos(np.radians(dec)), row["dec"] - dec)
-        row["away"] = float(3600 * away)
-    return sorted((r for r in neighbours if r["diaObjectId"] != object_id), key=lambda r: r["away"])[:50]
+    return with_distance([r for r in neighbours if r["diaObjectId"] != object_id], ra, dec)
 
 
 def _elsewhere(ra: float, dec: float) -> list[tuple[str, str]]:

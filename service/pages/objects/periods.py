@@ -15,6 +15,7 @@ __all__ = ["FEWEST_CYCLES", "strongest_periods"]
 FREQUENCIES = 200_000
 FEWEST_CYCLES = 1.5  # less than that may be a change that does not come again
 MOST = 5
+FEWEST = 5  # images
 EQUAL = 0.01  # powers that differ by less are equal
 ALIAS = 0.3  # of the power of a signal that the times of the points carry to another frequency
 
@@ -22,7 +23,7 @@ ALIAS = 0.3  # of the power of a signal that the times of the points carry to an
 def strongest_periods(table: "pd.DataFrame", shortest: float, longest: float) -> dict[str, Any]:
     """Return the highest peaks of the generalised Lomb-Scargle periodogram (Zechmeister & Kuerster 2009) of all bands.
 
-    The weighted mean of each band is taken off first; frequencies are at most `FREQUENCIES`, ten to a resolution
+    Of each image one point counts. The weighted mean of each band is taken off first; frequencies are at most `FREQUENCIES`, ten to a resolution
     element, and each peak is the top of a parabola through three of them.
 
     Notes
@@ -34,14 +35,15 @@ def strongest_periods(table: "pd.DataFrame", shortest: float, longest: float) ->
     Raises
     ------
     BadQuery
-        Fewer than five points can be used.
+        Fewer than five images have a point that can be used.
     """
     from astropy.timeseries import LombScargle
 
-    name = "scienceFlux" if table.scienceFlux.notna().sum() >= 5 else "psfFlux"
-    use = table[table[name].notna() & (table[f"{name}Err"] > 0)]
-    if len(use) < 5:
-        raise BadQuery("a period needs five points with errors at least")
+    name, use = next(
+        ((n, u) for n in ("scienceFlux", "psfFlux") if len(u := _one_of_each_image(table, n)) >= FEWEST), ("", table)
+    )
+    if not name:
+        raise BadQuery("a period needs points with errors on five images at least")
     time, flux = use.midpointMjdTai.to_numpy(np.float64), use[name].to_numpy(np.float64)
     error = use[f"{name}Err"].to_numpy(np.float64)
     codes = use.band.fillna("").astype("category").cat.codes.to_numpy()
@@ -71,6 +73,17 @@ def strongest_periods(table: "pd.DataFrame", shortest: float, longest: float) ->
         "flux": name, "points": len(use), "periods": periods, "falseAlarmProbability": chance,
         "falseAlarmOf": "white noise", "spanDays": span, "fewestCycles": FEWEST_CYCLES, "warnings": warnings,
     }  # fmt: skip
+
+
+def _one_of_each_image(table: "pd.DataFrame", name: str) -> "pd.DataFrame":
+    """Return the points that have a flux and its error, one of each image, in order of time.
+
+    A detection and the forced measurement of it share their noise: as two points they would make a period of any noise. The
+    forced one is taken, which was made wherever the noise fell.
+    """
+    good = table[table[name].notna() & (table[f"{name}Err"] > 0)]
+    ordered = good.sort_values("forced", kind="stable").drop_duplicates(["visit", "detector"], keep="last")
+    return ordered.sort_values("midpointMjdTai", kind="stable")
 
 
 def _strongest(power: F64, peaks: I64) -> I64:

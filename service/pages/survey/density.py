@@ -3,16 +3,20 @@
 import threading
 import time
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from psycopg import sql
 
 from apdb import VisitState
+from apdb.rows import single_row
 from apdb.schema.columns import Column
 from apdb.tallies import visits_by_state
 from service.pages.shared import Shared, curve_frame, reading
 from tasks.arrays import I64
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["KINDS", "Density", "DensityCache", "coarser", "density_of"]
 
@@ -21,16 +25,15 @@ FINEST = 14  # order of the cells that are counted first: 13 arcsec
 MOST_CELLS = 2500
 PER_CELL = 5  # of what is counted, at least, on average
 LEAST_CELLS = 30
-MOST = 2_000_000  # rows that are counted
+MOST = 2_000_000  # rows that are counted: of more an even sample
 DAYS = 30.0  # before the newest exposure, of detections
 KEPT_S = 10.0
 _POSITION_COLUMNS = (Column("ra", "double", False, None, "deg"), Column("dec", "double", False, None, "deg"))
 _ROWS = {
-    "objects": sql.SQL('SELECT ra, dec FROM "DiaObjectLast" LIMIT %s'),
+    "objects": sql.SQL('SELECT ra, dec FROM "DiaObjectLast" {sample}'),
     "detections": sql.SQL(
-        'SELECT ra, dec FROM "DiaSource" WHERE "timeWithdrawnMjdTai" IS NULL AND "midpointMjdTai" >= '
-        '(SELECT max("midpointMjdTai") FROM "VisitLedger") - {} LIMIT %s'
-    ).format(sql.Literal(DAYS)),
+        'SELECT ra, dec FROM "DiaSource" {sample} WHERE "timeWithdrawnMjdTai" IS NULL AND "midpointMjdTai" >= {since}'
+    ),
 }
 _VISITS = (
     'SELECT pixel, count(*) AS n FROM (SELECT DISTINCT visit, detector, unnest(region) AS pixel FROM "VisitLedger" '
@@ -47,7 +50,7 @@ class Density:
     cells: I64
     counts: I64
     total: int
-    cut: bool
+    cut: bool  # whether the counts are estimates, from an even sample
     newest: float | None = (
         None  # MJD (TAI) of the newest exposure, of detections: those of `DAYS` before it are counted
     )
@@ -87,13 +90,33 @@ def density_of(shared: Shared, of: str, order: int | None = None) -> Density:
     if of == "visits":
         cells, counts, total = _visits(shared)
         return coarser(Density(of, MOC_ORDER, cells, counts, total, False), order, most_of_each=True)
-    frame = curve_frame(shared.database, _ROWS[of], _POSITION_COLUMNS, (MOST,))
+    newest = _newest_exposure(shared) if of == "detections" else None
+    frame, share = _positions(shared, of, sql.Literal(None if newest is None else newest - DAYS))
     finest = hpgeom.angle_to_pixel(
         1 << FINEST, frame.ra.to_numpy(np.float64) % 360, frame.dec.to_numpy(np.float64), nest=True, lonlat=True
     )
     cells, counts = np.unique(np.asarray(finest, np.int64), return_counts=True)
-    newest = _newest_exposure(shared) if of == "detections" else None
-    return coarser(Density(of, FINEST, cells, counts, len(frame), len(frame) == MOST, newest), order)
+    density = coarser(Density(of, FINEST, cells, counts, len(frame), share < 1, newest), order)
+    if share == 1:
+        return density
+    # what a row of the sample stands for
+    return replace(density, counts=np.rint(density.counts / share).astype(np.int64), total=round(len(frame) / share))
+
+
+def _positions(shared: Shared, of: str, since: sql.Composable) -> tuple["pd.DataFrame", float]:
+    """Return positions, and which share of all rows they are: all, or an even sample where there are more than `MOST`.
+
+    The sample is of pages of the table, the same ones each time: the first rows would be those of the oldest part of the sky.
+    """
+    rows, share = _ROWS[of].format(sample=sql.SQL(""), since=since), 1.0
+    with shared.database.session() as connection:
+        (plan,) = single_row(connection.execute(sql.SQL("EXPLAIN (FORMAT JSON) {}").format(rows)))
+    expected = plan[0]["Plan"]["Plan Rows"]
+    if expected > MOST:
+        share = MOST / expected
+        sample = sql.SQL("TABLESAMPLE SYSTEM ({}) REPEATABLE (1)").format(sql.Literal(100 * share))
+        rows = _ROWS[of].format(sample=sample, since=since)
+    return curve_frame(shared.database, rows, _POSITION_COLUMNS, ()), share
 
 
 def coarser(density: Density, order: int | None, *, most_of_each: bool = False) -> Density:

@@ -9,7 +9,7 @@ from fastapi.responses import Response
 from apdb.errors import BadQuery
 from service.pages.render import PageRoute, page
 from service.pages.shared import Pages, need_answer
-from service.pages.survey.density import DAYS, KINDS, Density, DensityCache
+from service.pages.survey.density import DAYS, KINDS, MOST, Density, DensityCache
 from service.pages.survey.overlap import overlap
 
 __all__ = ["sky_counts", "sky_pages"]
@@ -28,7 +28,7 @@ Order = Annotated[int | None, Query(ge=0, le=14, description="of the HEALPix cel
 def sky(request: Request, shared: Pages, of: Kind = "objects") -> Response:
     """What is where."""
     need_answer(shared.database)
-    return page(request, "sky.html", of=of, kinds=KINDS, days=DAYS, rest=lambda: _rest(shared, of))
+    return page(request, "sky.html", of=of, kinds=KINDS, days=DAYS, most=MOST, rest=lambda: _rest(shared, of))
 
 
 def _rest(shared: Pages, of: Kind) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def solar(request: Request, shared: Pages) -> Response:
     dots, reach = residuals(rows)
     return page(
         request, "solar.html", rows=rows[:ROWS], counted=len(rows), most=MOST, dots=dots, reach=reach, half=HALF,
-        bodies=_bodies(rows), whole=_spread([r for r in rows if r["east"] is not None]),
+        bodies=_bodies(rows)[:ROWS], found=len({r["body"] for r in rows}), whole=_spread([r for r in rows if r["east"] is not None]),
     )  # fmt: skip
 
 
@@ -89,4 +89,4 @@ def _bodies(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         }
         for body, own in by_body.items()
     ]  # fmt: skip
-    return sorted(out, key=lambda b: (-b["n"], b["body"]))[:ROWS]
+    return sorted(out, key=lambda b: (-b["n"], b["body"]))

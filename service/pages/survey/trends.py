@@ -21,6 +21,7 @@ trend_pages = APIRouter(include_in_schema=False, route_class=PageRoute)
 
 MOST = 3000  # ccdVisits, the newest
 FAR = 5.0  # robust sigma from the median: stands out
+LEAST = 20  # ccdVisits of which quartiles are known: of 5 of a Gaussian 7 in 100 would stand out
 MOST_LINKS = 100
 MOST_TEMPLATES = 50
 WIDTH, HEIGHT = 1000.0, 380.0
@@ -29,8 +30,12 @@ AXES = {"time": "MJD (TAI)", "seeing": "seeing / arcsec", "airmass": "airmass", 
 _METRICS_OF = {"seeing": "seeingArcsec", "airmass": "airmass"}
 _ROWS = (
     'SELECT l.visit, l.detector, l."midpointMjdTai" AS mjd, l.band, l.counts, l.seconds, q.metrics FROM "VisitLedger" l JOIN '
-    '"VisitQuality" q USING (visit, detector) WHERE l."midpointMjdTai" IS NOT NULL AND (%(band)s::text IS NULL OR l.band = '
+    '"VisitQuality" q USING (visit, detector) WHERE l.instrument = %(instrument)s AND l."midpointMjdTai" IS NOT NULL AND (%(band)s::text IS NULL OR l.band = '
     '%(band)s) AND (%(detector)s::int IS NULL OR detector = %(detector)s) ORDER BY l."midpointMjdTai" DESC LIMIT %(most)s'
+)
+_INSTRUMENTS = (
+    'SELECT instrument, max(mjd) AS newest FROM (SELECT instrument, "midpointMjdTai" AS mjd FROM "VisitLedger" WHERE "midpointMjdTai" '
+    'IS NOT NULL ORDER BY "midpointMjdTai" DESC LIMIT %s) l GROUP BY instrument ORDER BY newest DESC, instrument'
 )
 
 
@@ -76,26 +81,34 @@ def trends(
     against: Literal["time", "seeing", "airmass", "detector"] = "time",
     band: Annotated[str | None, Query(pattern="^[ugrizy]$")] = None,
     detector: Annotated[int | None, Query(ge=0, lt=1 << 15)] = None,
+    instrument: Annotated[str, Query(max_length=100)] = "",
 ) -> Response:
-    """One metric of the newest ccdVisits."""
+    """One metric of the newest ccdVisits of one instrument: without a name that of the newest."""
     need_answer(shared.database)
     return page(
         request, "trends.html", against=against, axes=AXES, band=band, detector=detector, most=MOST, far=FAR,
-        rest=lambda: _rest(shared, metric, against, band, detector),
+        least=LEAST,
+        rest=lambda: _rest(shared, metric, against, band, detector, instrument),
     )  # fmt: skip
 
 
-def _rest(shared: Shared, metric: str, against: str, band: str | None, detector: int | None) -> dict[str, Any]:
+def _rest(
+    shared: Shared, metric: str, against: str, band: str | None, detector: int | None, instrument: str
+) -> dict[str, Any]:
     """Return what the picture and the tables show."""
     with reading(shared.database) as cursor:
-        rows = cursor.execute(_ROWS, {"band": band, "detector": detector, "most": MOST}).fetchall()
+        instruments = [r["instrument"] for r in cursor.execute(_INSTRUMENTS, (MOST,)).fetchall()]
+        instrument = instrument or next(iter(instruments), "")
+        rows = cursor.execute(
+            _ROWS, {"instrument": instrument, "band": band, "detector": detector, "most": MOST}
+        ).fetchall()
     names = metric_names(rows)
     metric = metric if metric in names else "seconds"
     scatter = scatter_of(rows, metric, against)
     far = [] if scatter is None else sorted((d for d in scatter.dots if d.outlies), key=lambda d: -d.far)
     return {
         "metric": metric, "metrics": names, "scatter": scatter, "outliers": far[:MOST_LINKS], "outlying": len(far),
-        "counted": len(rows), "templates": _templates(shared),
+        "counted": len(rows), "instrument": instrument, "instruments": instruments, "templates": _templates(shared),
     }  # fmt: skip
 
 
@@ -108,7 +121,7 @@ def scatter_of(rows: list[dict[str, Any]], metric: str, against: str) -> Scatter
     value, other = np.array([v for _, v, _ in use], np.float64), np.array([a for _, _, a in use], np.float64)
     quarter, median, upper = (float(q) for q in np.percentile(value, [25, 50, 75]))
     sigma = 0.7413 * (upper - quarter)  # of a Gaussian with these quartiles
-    far = np.abs(value - median) / sigma if sigma > 0 else np.zeros(value.size)
+    far = np.abs(value - median) / sigma if sigma > 0 and value.size >= LEAST else np.zeros(value.size)
     x_low, x_high = _limits(other)
     y_low, y_high = _limits(value)
     across, up = (WIDTH - LEFT - RIGHT) / (x_high - x_low), (HEIGHT - TOP - BOTTOM) / (y_high - y_low)

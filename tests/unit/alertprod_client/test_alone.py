@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 from astropy import units as u
 from astropy.timeseries import TimeSeries
+from confluent_kafka import KafkaError
 
 import alertprod_client
 from alertprod_client.alert import ReceivedAlert
+from alertprod_client.broker import kafka_error
 from alertprod_client.corrections import Correction, KnownCorrections
-from alertprod_client.errors import AlertError
+from alertprod_client.errors import AlertError, BrokerUnavailable
 from alertprod_client.moments import milliseconds
 from alertprod_client.schemas import SCHEMA_ID, schema
 from alerts.packets.wire import encode
@@ -92,6 +94,48 @@ def test_light_curves_are_time_series_without_what_was_taken_back():
     known.correct(Correction(42, 9, None, 1, 0, "retracted", "bad visit", 61003.0))
     assert alert.withdrawn
     assert "taken back" in alert._repr_html_()
+
+
+def test_forced_photometry_of_images_that_were_taken_back_is_left_out():
+    packet = alert_packet()
+    times = {(1, 0): 60990.0, (2, 0): 60991.0, (2, 1): 60992.0, (3, 0): 60993.0}
+    packet["prvDiaForcedSources"] = [
+        {
+            "visit": v,
+            "detector": d,
+            "midpointMjdTai": t,
+            "timeProcessedMjdTai": 61000.0,
+            "band": "r",
+            "psfFlux": 1.0,
+            "psfFluxErr": 1.0,
+        }
+        for (v, d), t in times.items()
+    ]
+    known = KnownCorrections()
+    alert = ReceivedAlert(packet, "alerts", 0, 1, "7", {}, known)
+
+    def forced():
+        curve = alert.light_curve()
+        return curve.time.mjd[np.array(curve["kind"]) == "forced"].tolist()
+
+    known.correct(Correction(98, 5, None, 1, 0, "retracted", "satellite", 61001.0))  # of another object on the image
+    known.correct(Correction(99, 5, 5, 2, 0, "replaced", "processed anew", 61001.0))
+    known.correct(
+        Correction(97, 5, 5, 3, 0, "replaced", "processed anew", 60999.0)
+    )  # the row is of the processing since
+    assert forced() == pytest.approx([60992.0, 60993.0])
+    known.correct(Correction(42, 7, None, 9, 0, "reassigned", "a body", 61002.0))
+    assert alert.object_id is None
+    assert forced() == []
+    packet["prvDiaForcedSources"] = None
+    assert forced() == []
+
+
+def test_who_takes_too_long_is_told_what_to_do():
+    error = kafka_error(KafkaError(KafkaError._MAX_POLL_EXCEEDED))
+    assert isinstance(error, BrokerUnavailable)
+    assert "max.poll.interval.ms" in str(error)
+    assert "iterate again" in str(error)
 
 
 def test_an_alert_is_shown_as_text_and_as_a_page(tmp_path, capsys):

@@ -48,3 +48,25 @@ def test_rows_are_limited_and_names_are_those_of_the_schema():
     assert [c.name for c in query.columns] == ["my ra", "count"]
     assert query.columns[0].unit == "deg"
     assert 'ORDER BY "count" DESC' in query.statement.as_string(None)
+
+
+def test_forms_of_other_clients_ask_the_same():
+    start, circle = "SELECT ra FROM dia_source WHERE", "CONTAINS(POINT(ra, dec), CIRCLE(40, -20, 0.1))"
+    usual = text_of(f"{start} {circle} = 1")
+    for other in (
+        f"1={circle}",
+        f"(1 = {circle})",
+        circle.replace("40, -20", "POINT(40, -20)") + " = 1;",
+        circle.replace("40, -20", "POINT('ICRS', 40, -20)") + "=1 ; ",
+    ):
+        assert text_of(f"{start} {other}") == usual
+    assert text_of(f"{start} 0 = {circle}") == text_of(f"{start} {circle} = 0") != usual
+    for wrong in (f"{circle} = 5", f"2 = {circle}", f"ra = {'9' * 5000}"):
+        with pytest.raises(BadQuery, match="ADQL"):
+            adql_query(f"{start} {wrong}")
+
+
+def test_rows_are_ordered_by_what_as_named():
+    asked = 'SELECT psfFlux AS Bright, COUNT(*) AS "n%" FROM dia_source GROUP BY psfFlux ORDER BY bright DESC, "N%"'
+    assert 'ORDER BY "Bright" DESC, "n%%" LIMIT' in text_of(asked)
+    assert text_of("SELECT TOP 5 ra FROM dia_source", 0).endswith("LIMIT 0")
