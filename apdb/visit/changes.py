@@ -164,10 +164,10 @@ def delete_rows(
         query = sql.SQL('DELETE FROM {} WHERE "diaObjectId" = ANY(%s)').format(sql.Identifier(table))
         connection.execute(query, (sorted(objects),))
     of_sources = 'DELETE FROM "DiaSource" WHERE "diaSourceId" = ANY(%s) RETURNING visit, detector, true, "diaSourceId"'
-    of_forced = (
+    of_forced = (  # not every published schema has an id of forced rows
         'DELETE FROM "DiaForcedSource" t USING '
         + _FORCED_KEYS
-        + ' RETURNING t.visit, t.detector, false, t."diaForcedSourceId"'
+        + " RETURNING t.visit, t.detector, false, (to_jsonb(t) ->> 'diaForcedSourceId')::bigint"
     )
     gone = connection.execute(of_sources, (sorted(sources),)).fetchall()
     gone += connection.execute(of_forced, _columns(forced)).fetchall()
@@ -186,7 +186,7 @@ _CHARGED = (
 )
 
 
-def _forget_stored(connection: psycopg.Connection[Any], gone: Sequence[tuple[int, int, bool, int]]) -> None:
+def _forget_stored(connection: psycopg.Connection[Any], gone: Sequence[tuple[int, int, bool, int | None]]) -> None:
     """Take rows (visit, detector, whether a source, id) out of the ledger, each out of one entry: the same may be stored again.
 
     A store that has rows left is known by its visit still, and no more by what it stored.
