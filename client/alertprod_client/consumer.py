@@ -37,7 +37,7 @@ def consumer_settings(brokers: str, client: Mapping[str, str] | None, refusals: 
     return {
         "bootstrap.servers": brokers,
         "session.timeout.ms": 45_000,  # a program that died is noticed by this
-        "max.poll.interval.ms": 86_400_000,  # one that works on an alert for long, keeps its place
+        "max.poll.interval.ms": 3_600_000,  # one that works on an alert for long, keeps its place
         **dict(client or {}),
         "isolation.level": "read_committed",
         "enable.partition.eof": True,
@@ -155,7 +155,7 @@ class AlertConsumer:
         AlertError
             A message is no alert: its place is in the text.
         BrokerUnavailable, BrokerRefused
-            Reading failed for good, or is refused; or an alert was worked on for longer than ``max.poll.interval.ms`` (a day
+            Reading failed for good, or is refused; or an alert was worked on for longer than ``max.poll.interval.ms`` (an hour
             where `client` does not say otherwise): iterating again goes on with it.
         """
         self._open()

@@ -98,7 +98,9 @@ def test_the_night_says_which_step_is_slowest_why_a_visit_failed_and_which_detec
         page.goto("/")
         steps = page.locator("section", has=page.locator("#steps-h"))
         slowest = steps.locator("tr.marked")
-        shares = [float(t.split()[0]) for t in steps.locator("tbody td:nth-child(5) span").all_text_contents()]  # seen or not
+        shares = [
+            float(t.split()[0]) for t in steps.locator("tbody td:nth-child(5) span").all_text_contents()
+        ]  # seen or not
         assert float(slowest.locator("td:nth-child(5) span").text_content().split()[0]) == max(shares)
         failures = page.locator("section", has=page.locator("#fail-h"))
         assert "1090" in failures.inner_text()
