@@ -138,7 +138,7 @@ def _detected(
 
 
 def _threshold_numbers(pipeline: "Differencing", s: Significance, result: "Differenced") -> dict[str, float]:
-    """Return by what the threshold had to rise, and on which share of the frame by much.
+    """Return by what the threshold had to rise, and on which share of the frame by much: more than on most of it, too.
 
     The variance plane was scaled before the score was: both raise the threshold. Where the noise was not whitened they make up
     for noise that is correlated, and tell nothing (NaN).
@@ -146,7 +146,10 @@ def _threshold_numbers(pipeline: "Differencing", s: Significance, result: "Diffe
     if not (pipeline.options.doDecorrelation or result.subtractRes is None):
         return dict.fromkeys(("thresholdExcess", "thresholdRaisedShare"), float("nan"))
     before = float(np.sqrt(pipeline.numbers.get("scaleDiffimVarianceFactor", 1.0)))
-    return {"thresholdExcess": before * s.scale, "thresholdRaisedShare": s.raised_share(RAISED / before)}
+    return {
+        "thresholdExcess": before * s.scale,
+        "thresholdRaisedShare": s.raised_share(RAISED * max(1 / before, s.scale)),
+    }
 
 
 def _measured(

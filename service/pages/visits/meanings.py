@@ -67,7 +67,10 @@ MEANINGS: dict[str, tuple[str, str]] = {
     "templatePsfError": ("", "by what fraction the stars are wider than the PSF of the template"),
     "templateStarShare": ("", "share of the bright stars of the image that are at their places in the template"),
     "thresholdExcess": ("", "factor by which the threshold of detection rose"),
-    "thresholdRaisedShare": ("", "share of the frame where the threshold of detection rose by more than a factor 1.5"),
+    "thresholdRaisedShare": (
+        "",
+        "share of the frame where the threshold of detection rose by more than a factor 1.5, and by 1.5 more than on most of it",
+    ),
     "undersampled": ("", "1 where stars are too narrow for the pixels"),
 }
 

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from diffim.checks.depth import optimal_error
 from diffim.checks.elsewhere import moved_by
 from diffim.checks.footprints import Footprints
 from diffim.checks.gate import LIMITS, checks_not_made, problems
+from diffim.detect_and_measure import _threshold_numbers
+from diffim.detection.significance import Significance
 from diffim.errors import BadSubtraction, WrongTemplate
 from diffim.options import OPTIONS, plain_options
 from exposure import GaussianPsf, PhotoCalib
@@ -240,6 +243,15 @@ def test_a_threshold_that_rose_on_a_part_of_the_frame_is_told():
     assert m["thresholdRaisedShare"] == pytest.approx(0.4, abs=0.1)
     assert m["thresholdExcess"] == pytest.approx(m["significanceScale"] * np.sqrt(m["scaleDiffimVarianceFactor"]))
     assert m["diffimDepthLoss"] > 0.2
+
+
+@pytest.mark.parametrize(
+    ("local", "share"), [([1.7] * 4, 0.0), ([1.0, 1.0, 1.7, 1.0], 0.25), ([1.0, 1.4, 1.4, 1.4], 0.0)]
+)
+def test_a_threshold_that_rose_everywhere_has_a_limit_of_its_own(local, share):
+    s = Significance(np.zeros((2, 2), np.float32), float(np.median(local)), 4.0, np.array(local), np.ones(4))
+    pipeline = SimpleNamespace(options=SimpleNamespace(doDecorrelation=True), numbers={})
+    assert _threshold_numbers(pipeline, s, None) == {"thresholdExcess": s.scale, "thresholdRaisedShare": share}
 
 
 @pytest.mark.parametrize("sigma", [1.5, 3.0])
