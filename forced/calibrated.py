@@ -16,11 +16,9 @@ from exposure.photometry import LACKING, LEAST_COVERAGE, SPOILT, forced_psf_phot
 from exposure.stamps import gather
 from forced.plugins import neighbours, psf_moments
 from tasks.arrays import F64, I32, Flags
-from tasks.lacking import FLAG_BITS
+from tasks.lacking import FLAG_BITS, FLAG_PLANES
 
 __all__ = ["FLAG_BITS", "calibrated_fluxes", "difference_fluxes", "measure_pair"]
-
-_PLANES = ("SAT", "BAD", "CR", "NO_DATA", "INJECTED", "HIGH_VARIANCE", "SAT_TEMPLATE", "INEXACT_PSF")
 
 
 def calibrated_fluxes(exposure: Exposure, x: ArrayLike, y: ArrayLike, bad: Flags | None = None) -> pd.DataFrame:
@@ -80,7 +78,7 @@ def _flags(exposure: Exposure, table: pd.DataFrame, x: F64, y: F64) -> I32:
         out[rows] |= _any(footprint, plane) << FLAG_BITS[name]
     out |= (lacks & ~beyond).astype(np.int32) << FLAG_BITS["no_data"]  # whatever its planes say
     centre = _squares(exposure.mask, x, y, exposure.origin, 3, 0)
-    for plane in _PLANES:
+    for plane in FLAG_PLANES:
         out |= _any(centre, plane) << FLAG_BITS[plane.lower()]
     return out
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FLAG_BITS",
+    "FLAG_PLANES",
     "FLAG_WORDS",
     "LACKING_BITS",
     "SOURCE_FLAGS",
@@ -25,10 +26,10 @@ __all__ = [
     "without_lacking",
 ]
 
-_PLANES = ("SAT", "BAD", "CR", "NO_DATA", "INJECTED", "HIGH_VARIANCE", "SAT_TEMPLATE")
+FLAG_PLANES = ("SAT", "BAD", "CR", "NO_DATA", "INJECTED", "HIGH_VARIANCE", "SAT_TEMPLATE", "INEXACT_PSF")
 FLAG_BITS = {
-    "edge": 0, "noGoodPixels": 1, "invalidPsf": 2, **{p.lower(): 3 + k for k, p in enumerate(_PLANES)}, "neighbour": 10,
-    "inexact_psf": 11,
+    "edge": 0, "noGoodPixels": 1, "invalidPsf": 2, **{p.lower(): 3 + k for k, p in enumerate(FLAG_PLANES[:-1])}, "neighbour": 10,
+    FLAG_PLANES[-1].lower(): 11,
 }  # fmt: skip
 """Bits of the packed flags of a forced flux."""
 

@@ -1,7 +1,7 @@
 """Values and conditions of ADQL as SQL: arithmetic, comparisons, functions of an allow-list, circles on the sky."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from lsst.sphgeom import Angle, Circle, LonLat, UnitVector3d
 from psycopg import sql
@@ -11,6 +11,8 @@ from apdb.errors import BadQuery
 from apdb.schema.columns import Column
 
 __all__ = ["Conditions"]
+
+T = TypeVar("T")
 
 _FUNCTIONS = {
     "ABS": ("abs", 1), "SQRT": ("sqrt", 1), "FLOOR": ("floor", 1), "CEILING": ("ceiling", 1), "EXP": ("exp", 1), "LOG": ("ln", 1),
@@ -169,15 +171,23 @@ class Conditions:
 
     def _point(self) -> tuple[sql.Composable, sql.Composable]:
         self._words.need("POINT")
+        return self._pair(self.value)
+
+    def _pair(self, read: Callable[[], T]) -> tuple[T, T]:
+        """Read what is in the brackets of a POINT."""
         self._words.need("(")
-        if self._words.now.kind == "string":  # of older versions: the frame, which can only be ICRS here
-            self._words.next()
-            self._words.need(",")
-        ra = self.value()
+        self._pass_frame()
+        ra = read()
         self._words.need(",")
-        dec = self.value()
+        dec = read()
         self._words.need(")")
         return ra, dec
+
+    def _pass_frame(self) -> None:
+        """Read over the frame that older versions name first: it can only be ICRS here."""
+        if self._words.now.kind == "string":
+            self._words.next()
+            self._words.need(",")
 
     def _second_point(self) -> tuple[sql.Composable, sql.Composable]:
         self._words.need(",")
@@ -193,9 +203,7 @@ class Conditions:
         words.need(",")
         words.need("CIRCLE")
         words.need("(")
-        if words.now.kind == "string":
-            words.next()
-            words.need(",")
+        self._pass_frame()
         given = self._centre()
         while words.take(","):
             given.append(self._number())
@@ -220,17 +228,7 @@ class Conditions:
 
     def _centre(self) -> list[float]:
         """Read the first numbers of a circle: those of a POINT, or one."""
-        if not self._words.take("POINT"):
-            return [self._number()]
-        self._words.need("(")
-        if self._words.now.kind == "string":
-            self._words.next()
-            self._words.need(",")
-        ra = self._number()
-        self._words.need(",")
-        dec = self._number()
-        self._words.need(")")
-        return [ra, dec]
+        return list(self._pair(self._number)) if self._words.take("POINT") else [self._number()]
 
     def _number(self) -> float:
         negative = self._words.take("-")

@@ -6,13 +6,13 @@ import numpy as np
 
 from diffim.pixels.masked_image import MaskedImage
 from exposure import Exposure
+from exposure.photometry import SPOILT
 from exposure.quantiles import median
 from tasks.arrays import F64, nearest_pixels
 
 __all__ = ["COVERED", "Footprints", "sky_mean"]
 
 COVERED = 0.7  # of a disc must have data in both images: of less nothing is said
-NOT_COUNTED = ("BAD", "CR")  # what was filled is no star's light
 MEAN_OF_NOISE = float(np.sqrt(2 / np.pi))  # mean |x| of a unit Gaussian
 
 
@@ -39,8 +39,8 @@ class Footprints:
         g = np.arange(side) - side // 2
         disc = np.hypot(g[:, None], g[None, :]) <= fwhm
         ix, iy = nearest_pixels(x), nearest_pixels(y)
-        left, variance = (a[:, disc] for a in MaskedImage.of(difference, *NOT_COUNTED).stamps(ix, iy, side))
-        light, own = (a[:, disc] for a in MaskedImage.of(science, *NOT_COUNTED).stamps(ix, iy, side))
+        left, variance = (a[:, disc] for a in MaskedImage.of(difference, *SPOILT).stamps(ix, iy, side))
+        light, own = (a[:, disc] for a in MaskedImage.of(science, *SPOILT).stamps(ix, iy, side))
         good = np.isfinite(variance) & np.isfinite(own)
         enough = good.sum(1) >= COVERED * np.count_nonzero(disc)
         weight = good[enough] / good[enough].sum(1, keepdims=True)
@@ -73,5 +73,5 @@ def sky_mean(difference: Exposure, x: F64, y: F64, fwhm: float) -> float:
     blank = Footprints.of(difference, difference, x, y, fwhm).left
     if blank.size:
         return float(blank.mean())
-    some = difference.image[::7, ::7][difference.good(*NOT_COUNTED)[::7, ::7]]
+    some = difference.image[::7, ::7][difference.good(*SPOILT)[::7, ::7]]
     return float(median(np.abs(some))) if some.size else float("nan")

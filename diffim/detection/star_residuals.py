@@ -6,6 +6,7 @@ import numpy as np
 
 from diffim.pixels.masked_image import MaskedImage
 from exposure import Exposure
+from exposure.photometry import SPOILT
 from exposure.quantiles import scatter_about
 from exposure.stars import Stars
 from tasks.arrays import F64, Flags, nearest_pixels
@@ -47,7 +48,7 @@ def star_residuals(difference: Exposure, sources: Stars, side: int = 15) -> Star
     stamps = stamps[:, low : low + side, low : low + side]
     gy, gx = np.gradient(stamps, axis=(1, 2))
     ix, iy = nearest_pixels(x), nearest_pixels(y)
-    data, var = MaskedImage.of(difference, "CR", "BAD").stamps(ix, iy, stamps.shape[-1])
+    data, var = MaskedImage.of(difference, *SPOILT).stamps(ix, iy, stamps.shape[-1])
     data, var = data.astype(np.float64), np.where(np.isfinite(var), var, 0).astype(np.float64)
     basis = np.stack([stamps, -gx, -gy], axis=1)
     inverse = np.linalg.inv(np.einsum("nkij,nlij->nkl", basis, basis) + 1e-18 * np.eye(3))

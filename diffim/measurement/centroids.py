@@ -4,7 +4,7 @@ import numpy as np
 
 from diffim.pixels.masked_image import MaskedImage
 from exposure import Exposure
-from exposure.photometry import CENTROID_SIDE, position_basis, psf_at_fixed_pixel
+from exposure.photometry import CENTROID_SIDE, SPOILT, position_basis, psf_at_fixed_pixel
 from exposure.photon_noise import CENTROID, LEAST, PhotonNoise
 from exposure.psf import GridPsf, Psf, fwhm_of
 from tasks.arrays import F64
@@ -38,7 +38,7 @@ def fit_centroids(difference: Exposure, psf: Psf, px: F64, py: F64) -> tuple[F64
     fwhm = float(np.median(fwhm_of(psf.moments_at(px, py))))
     side = min(max(CENTROID_SIDE, int(SIDE_FWHM * fwhm) | 1), psf.size)
     cx, cy = px.astype(np.int64), py.astype(np.int64)
-    data, var = (a.astype(float) for a in MaskedImage.of(difference, "BAD", "CR").stamps(cx, cy, side))
+    data, var = (a.astype(float) for a in MaskedImage.of(difference, *SPOILT).stamps(cx, cy, side))
     var[np.isinf(var)] = 0
     inverse = np.zeros((n, 3, 3))
     basis = np.zeros((n, 3, side, side))
